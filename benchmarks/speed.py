@@ -1,0 +1,88 @@
+"""Seconds and memory of embedding a 3,600-spot Visium slide from saved weights, beside the bare network.
+
+    STIMG_DATA_DIR=../shared/data python benchmarks/speed.py [--out benchmarks/results/speed.md]
+
+Runs in a process of its own so that peak memory is that of embedding. "Bare network" passes the same windows, already
+in memory as tensors, through the encoder alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+import stimg
+from stimg._windows import crop, window_starts
+from stimg.tl._infer import VALUES_A_BATCH, match_slides, site_tokens
+
+REPEATS = 5
+
+
+def peak_mb() -> float:
+    """Peak resident memory of this process in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def bare_seconds(model: stimg.models.Model, section) -> float:
+    """Median time of the encoder on all windows of the section, gathered beforehand."""
+    matched, _ = match_slides(section, model, layer=None, scale=None, lattice_key="lattice")
+    slide, vocabulary = matched[0]
+    tokens = torch.from_numpy(site_tokens(model, slide, vocabulary))
+    positions, size = torch.from_numpy(slide.positions()), model.card["size"]
+    corners = window_starts(slide.grid, size, size // 2)
+    sites = torch.from_numpy(np.stack([crop(slide.grid, c, size).ravel() for c in corners])).long()
+    batch = max(1, VALUES_A_BATCH // (size**2 * model.config.dim))
+    batches = [(tokens[s.clamp(min=0)], positions[s.clamp(min=0)], s >= 0) for s in sites.split(batch)]
+    times = []
+    with torch.inference_mode():
+        for _ in range(REPEATS):
+            started = time.perf_counter()
+            for values, places, present in batches:
+                model.network.encode(values, places, present)
+            times.append(time.perf_counter() - started)
+    return float(np.median(times))
+
+
+def main() -> None:
+    """Measure and write the table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/speed.md"))
+    args = parser.parse_args()
+    section = stimg.datasets.dlpfc("151673")
+    stimg.pp.to_lattice(section)
+    stimg.pp.select_genes(section, n_genes=2000)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tiny.safetensors"
+        stimg.tl.pretrain(stimg.pp.to_patches(section), "tiny", max_epochs=1, max_steps=2, val_fraction=0).save(path)
+        before = peak_mb()
+        times = []
+        for _ in range(REPEATS):
+            started = time.perf_counter()
+            stimg.tl.embed(section, path, device="cpu")
+            times.append(time.perf_counter() - started)
+        peak = peak_mb()
+        bare = bare_seconds(stimg.models.Model.load(path), section)
+    table = pd.DataFrame(
+        [
+            {"what": "tl.embed from file, median s", "value": np.median(times)},
+            {"what": "bare network, median s", "value": bare},
+            {"what": "share of the bare network's throughput", "value": bare / np.median(times)},
+            {"what": "peak MB of the whole process", "value": peak},
+            {"what": "of it reached before the first embedding (training included), MB", "value": before},
+        ]
+    )
+    text = f"# Speed of embedding, {section.n_obs:,} spots, {torch.get_num_threads()} threads\n\n"
+    text += f"`python benchmarks/speed.py` (stimg {stimg.__version__}, torch {torch.__version__})\n\n"
+    args.out.write_text(text + table.round(3).to_markdown(index=False) + "\n")
+    print(table)
+
+
+if __name__ == "__main__":
+    main()

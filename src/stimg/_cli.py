@@ -1,0 +1,291 @@
+"""The command line: `python -m stimg demo`, or `stimg demo`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import tempfile
+import warnings
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stimg import __version__, _keys
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+    from stimg.models import Model
+
+logger = logging.getLogger("stimg")
+
+OUTPUTS = {
+    "slide": "embedded.h5ad",
+    "domains": "domains.png",
+    "reconstruction": "reconstruction.png",
+    "model": "model.safetensors",
+}
+LABELS = "domain"
+AUTO = "auto"
+
+
+class UserError(Exception):
+    """Something that the caller of the command line can mend; shown without a traceback."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv
+        Arguments without the program's name; by default those of the process.
+
+    Returns
+    -------
+    Exit code: 0 when done, 2 for a mistake in the arguments or the slide, 130 when interrupted.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        with warnings.catch_warnings():
+            for category in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
+                warnings.simplefilter("ignore", category)  # meant for developers, not for this reader
+            _demo(args)
+    except UserError as e:
+        logger.debug("The error's origin", exc_info=True)
+        print(f"stimg {args.command}: error: {e}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"stimg {args.command}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="stimg", description="Spatial transcriptomics slides as images.")
+    parser.add_argument("--version", action="version", version=f"stimg {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    demo = commands.add_parser(
+        "demo",
+        help="train on one slide, embed it, find its domains and plot them",
+        description="Train a tiny model on one slide for a minute (or use given weights), embed the slide, find its "
+        "domains, denoise its expression, and write the results and figures. Without --slide a synthetic one is made.",
+    )
+    demo.add_argument("--out", type=Path, default=Path("stimg-demo"), metavar="DIR", help="folder of the results")
+    demo.add_argument("--slide", type=Path, metavar="FILE", help="an AnnData .h5ad or .zarr, or a SpatialData .zarr")
+    demo.add_argument("--table-key", metavar="NAME", help="table of a SpatialData that has several")
+    demo.add_argument("--layer", metavar="NAME", help="layer of the expression; by default X")
+    demo.add_argument("--scale", choices=("counts", "log"), default="counts", help="raw counts (default), or log scale")
+    demo.add_argument(
+        "--n-domains",
+        type=_n_domains,
+        metavar="K",
+        help=f"number of domains, or 'auto'; by default as many as obs['{LABELS}'] has, else 'auto'",
+    )
+    demo.add_argument("--model", type=Path, metavar="FILE", help="weights (.safetensors) to use instead of training")
+    demo.add_argument("--max-epochs", type=_positive, default=20, metavar="N", help="epochs of training (default 20)")
+    demo.add_argument("--max-seconds", type=_positive, default=60, metavar="S", help="limit of training (default 60)")
+    demo.add_argument("--seed", type=int, default=0, metavar="N", help="seed of everything random (default 0)")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        msg = f"expected a number of at least 1, got {value}"
+        raise argparse.ArgumentTypeError(msg)
+    return value
+
+
+_positive.__name__ = "number"  # argparse names the type in its messages
+
+
+def _n_domains(text: str) -> int | str:
+    return text if text == AUTO else _positive(text)
+
+
+_n_domains.__name__ = "number"
+
+
+def _demo(args: argparse.Namespace) -> None:
+    _check_slide(args.slide)
+    out = _check_out(args.out, args.slide)
+    model = None if args.model is None else _load_model(args.model)
+    import matplotlib
+
+    matplotlib.use("Agg")  # figures go to files, also where there is a display
+    slide, origin = _read_slide(args)
+    _say("slide", f"{origin}: {slide.n_obs:,} observations x {slide.n_vars:,} genes")
+    try:
+        _prepare(slide, args)
+        if model is None:
+            model = _train(slide, args)
+        path = out / OUTPUTS["model"]
+        if args.model is None or not (path.exists() and path.samefile(args.model)):
+            model.save(path, overwrite=True)
+        _analyse(slide, model, args)
+        _plot(slide, out)
+        slide.write_h5ad(out / OUTPUTS["slide"])
+    except (KeyError, OSError, TypeError, ValueError) as e:  # what stimg raises for a slide that does not fit
+        raise UserError(_sentence(e)) from e
+    _say_next(out)
+
+
+def _check_slide(path: Path | None) -> None:
+    if path is None:
+        return
+    if path.suffix not in (".h5ad", ".zarr"):
+        msg = f"expected a slide that ends in .h5ad or .zarr, got {str(path)!r}. Write it with `adata.write_h5ad`."
+        raise UserError(msg)
+    if not path.exists():
+        msg = f"no slide at {str(path)!r}. Check the path given with --slide."
+        raise UserError(msg)
+
+
+def _check_out(out: Path, slide: Path | None) -> Path:
+    """Make the folder and prove that it can be written, before anything that takes time."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as e:
+        msg = f"cannot write into the folder {str(out)!r} ({e.strerror or e}). Give another one with --out DIR."
+        raise UserError(msg) from e
+    target = out / OUTPUTS["slide"]
+    if slide is not None and slide.exists() and target.exists() and slide.samefile(target):
+        msg = f"the result would overwrite the slide {str(slide)!r}. Give another folder with --out DIR."
+        raise UserError(msg)
+    return out
+
+
+def _load_model(path: Path) -> Model:
+    from stimg.models import Model
+
+    try:
+        return Model.load(path)
+    except (KeyError, OSError, ValueError) as e:
+        raise UserError(_sentence(e)) from e
+
+
+def _read_slide(args: argparse.Namespace) -> tuple[AnnData, str]:
+    """Return the slide as an AnnData and say where it comes from."""
+    path = args.slide
+    if path is None:
+        from stimg import datasets
+
+        return datasets.synthetic("visium", seed=args.seed), "synthetic layered tissue"
+    try:
+        return _read_h5ad(path) if path.suffix == ".h5ad" else _read_zarr(path, args.table_key)
+    except (KeyError, OSError, TypeError, ValueError) as e:
+        msg = f"cannot read {str(path)!r} as a slide: {_sentence(e)}"
+        raise UserError(msg) from e
+
+
+def _read_h5ad(path: Path) -> tuple[AnnData, str]:
+    import anndata
+
+    return anndata.read_h5ad(path), path.name
+
+
+def _read_zarr(path: Path, table_key: str | None) -> tuple[AnnData, str]:
+    """Read an AnnData store, or the table of a SpatialData store with its lattice."""
+    import anndata
+    import zarr
+
+    attributes = dict(zarr.open_group(path, mode="r").attrs)
+    if attributes.get("encoding-type") == "anndata":
+        return anndata.read_zarr(path), path.name
+    if "spatialdata_attrs" not in attributes:
+        msg = "neither an AnnData nor a SpatialData store. Write it with `adata.write_zarr` or `sdata.write`."
+        raise ValueError(msg)
+    import spatialdata
+
+    from stimg import pp
+    from stimg._resolve import resolve_table
+
+    slide = spatialdata.read_zarr(path)
+    table = resolve_table(slide, table_key)
+    if _keys.LATTICE not in table.obsm:
+        pp.to_lattice(slide, table_key=table_key)
+    return table, path.name
+
+
+def _prepare(slide: AnnData, args: argparse.Namespace) -> None:
+    from stimg import pp
+
+    if _keys.LATTICE not in slide.obsm or _keys.STEP_LATTICE not in slide.uns.get(_keys.UNS, {}):
+        pp.to_lattice(slide)
+    lattice = slide.uns[_keys.UNS][_keys.STEP_LATTICE]
+    _say("lattice", f"{lattice['kind']} ({lattice['platform']})")
+    pp.select_genes(slide, n_genes=min(2000, slide.n_vars), layer=args.layer, scale=args.scale)
+
+
+def _train(slide: AnnData, args: argparse.Namespace) -> Model:
+    from stimg import pp, tl
+
+    patches = pp.to_patches(slide, size=16, n_channels=512, rng=args.seed)
+    _say("patches", f"{len(patches):,} windows of 16 x 16 sites")
+    model = tl.pretrain(
+        patches,
+        config="tiny",
+        max_epochs=args.max_epochs,
+        max_time=timedelta(seconds=args.max_seconds),
+        rng=args.seed,
+    )
+    history = model.history
+    losses = history["train_loss"].to_numpy()
+    seconds = history["seconds"].max()
+    _say("training", f"{len(history)} epochs in {seconds:.0f} s, loss {losses[0]:.3f} -> {losses[-1]:.3f}")
+    return model
+
+
+def _analyse(slide: AnnData, model: Model, args: argparse.Namespace) -> None:
+    from stimg import metrics, tl
+
+    labels = slide.obs[LABELS] if LABELS in slide.obs else None
+    n_domains = args.n_domains
+    if n_domains is None:
+        n_domains = AUTO if labels is None else max(1, labels.nunique())
+    tl.embed(slide, model, layer=args.layer, scale=args.scale)
+    _say("embedding", f"{slide.obsm[_keys.EMBEDDING].shape[1]} numbers an observation, in .obsm[{_keys.EMBEDDING!r}]")
+    tl.domains(slide, n_domains, rng=args.seed)
+    found = slide.obs[_keys.DOMAIN]
+    _say("domains", f"{found.nunique()}, in .obs[{_keys.DOMAIN!r}]")
+    if labels is not None and labels.notna().any():
+        known = labels.notna().to_numpy()
+        scores = metrics.domain_scores(labels[known].to_numpy(), found[known].to_numpy())
+        _say("agreement", f"ARI {scores['ARI']:.2f} with .obs[{LABELS!r}] (1 is perfect, 0 is chance)")
+    tl.reconstruct(slide, model, layer=args.layer, scale=args.scale)
+    _say("denoised", f"expression, in .layers[{_keys.RECONSTRUCTION!r}]")
+
+
+def _plot(slide: AnnData, out: Path) -> None:
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    from stimg import pl
+
+    for name, drawn in (("domains", pl.domains(slide)), ("reconstruction", pl.reconstruction(slide))):
+        figure = np.ravel(np.asarray(drawn, dtype=object))[0].figure
+        figure.savefig(out / OUTPUTS[name], dpi=150, bbox_inches="tight")
+        plt.close(figure)
+
+
+def _sentence(error: BaseException) -> str:
+    """Return the error's message; `str` of a KeyError puts it in quotes."""
+    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+
+
+def _say(what: str, text: str) -> None:
+    print(f"{what:<10} {text}", flush=True)
+
+
+def _say_next(out: Path) -> None:
+    files = ", ".join(OUTPUTS.values())
+    print(f"\nWritten to {out}: {files}.\nGo on in Python:\n")
+    print(f"    import scanpy as sc, stimg; adata = sc.read_h5ad({str(out / OUTPUTS['slide'])!r})")
+    print(f"    sc.pp.neighbors(adata, use_rep={_keys.EMBEDDING!r}); sc.tl.umap(adata)")
+    print(f"    sc.pl.umap(adata, color={_keys.DOMAIN!r})")

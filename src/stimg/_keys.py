@@ -1,0 +1,22 @@
+"""Names of every slot that stimg reads or writes, each written once."""
+
+from __future__ import annotations
+
+from typing import Final
+
+UNS: Final = "stimg"
+SPATIAL: Final = "spatial"
+LATTICE: Final = "lattice"
+WEIGHT: Final = "stimg_weight"
+EMBEDDING: Final = "X_stimg"
+DOMAIN: Final = "stimg_domain"
+CONFIDENCE_SUFFIX: Final = "_confidence"
+RECONSTRUCTION: Final = "stimg"
+ARRAY_ROW: Final = "array_row"
+ARRAY_COL: Final = "array_col"
+
+STEP_LATTICE: Final = "lattice"
+STEP_GENES: Final = "select_genes"
+STEP_EMBED: Final = "embed"
+STEP_DOMAINS: Final = "domains"
+STEP_RECONSTRUCT: Final = "reconstruct"

@@ -1,0 +1,78 @@
+"""From what the user passed to the table that is read and written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from anndata import AnnData
+
+from stimg import _keys
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+
+def resolve_table(adata: AnnData | SpatialData, table_key: str | None = None) -> AnnData:
+    """Return the AnnData itself, or the table of a SpatialData.
+
+    Raises
+    ------
+    TypeError
+        `adata` is neither.
+    KeyError
+        There is no table `table_key`.
+    ValueError
+        Several tables and no `table_key`, no observations, or a backed AnnData.
+    """
+    if isinstance(adata, AnnData):
+        table = adata
+    elif hasattr(adata, "tables") and hasattr(adata, "shapes"):
+        table = _table_of(adata, table_key)
+    else:
+        msg = f"Expected an AnnData or SpatialData, found {type(adata).__name__}."
+        raise TypeError(msg)
+    if table.isbacked:
+        msg = "Expected an AnnData in memory, found one backed by a file. Call `adata = adata.to_memory()` first."
+        raise ValueError(msg)
+    if table.n_obs == 0 or table.n_vars == 0:
+        msg = f"Expected a slide with observations and genes, found {table.n_obs} x {table.n_vars}."
+        raise ValueError(msg)
+    return table
+
+
+def _table_of(sdata: SpatialData, table_key: str | None) -> AnnData:
+    names = list(sdata.tables)
+    if table_key is not None and table_key not in names:
+        msg = f"No table {table_key!r} (`table_key`) in the SpatialData. Available tables: {names}."
+        raise KeyError(msg)
+    if table_key is None and len(names) != 1:
+        msg = f"Expected one table in the SpatialData or a `table_key`, found tables {names}."
+        raise ValueError(msg)
+    return sdata.tables[names[0] if table_key is None else table_key]
+
+
+def prepare(
+    adata: AnnData | SpatialData, table_key: str | None, copy: bool
+) -> tuple[AnnData, AnnData | SpatialData | None]:
+    """Return the table to write to, and what the public function returns: `None`, or the changed copy.
+
+    Called once everything is computed. A view becomes an object of its own, as in scanpy, so that its parent stays as
+    it is.
+    """
+    if not copy:
+        table = resolve_table(adata, table_key)
+        if table.is_view:
+            table._init_as_actual(table.copy())
+        return table, None
+    if isinstance(adata, AnnData):
+        result: Any = adata.copy()
+    else:
+        import spatialdata
+
+        result = spatialdata.deepcopy(adata)
+    return resolve_table(result, table_key), result
+
+
+def write_uns(table: AnnData, step: str, params: dict[str, Any]) -> None:
+    """Set `.uns["stimg"][step]` and keep the other steps."""
+    table.uns[_keys.UNS] = {**table.uns.get(_keys.UNS, {}), step: params}

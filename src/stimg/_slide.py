@@ -1,0 +1,185 @@
+"""A slide as arrays: what lies between AnnData and torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+from stimg import _keys
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+CLIP = 10.0
+
+
+@dataclass(frozen=True)
+class Slide:
+    """One section on its lattice. Memory is that of the non-zeros of `expression`.
+
+    Parameters
+    ----------
+    name
+        Name for messages, cards and plots.
+    expression
+        CSR float32, shape (n_sites, n_genes): log-normalised expression of the occupied sites.
+    genes
+        Gene names, shape (n_genes,).
+    weights
+        float32, shape (n_genes,): channel sampling weight.
+    sites
+        int32, shape (n_sites, 2): row and column of each occupied site.
+    obs_site
+        int64, shape (n_obs,): the site of each observation.
+    obs_index
+        int64, shape (n_obs,): the observations' rows in the AnnData.
+    kind
+        `"hex"`, `"square"` or `"free"`.
+    parity
+        Of a hex lattice: rows with `(row + parity) % 2 == 1` are shifted by half a pitch.
+    """
+
+    name: str
+    expression: sparse.csr_array
+    genes: np.ndarray
+    weights: np.ndarray
+    sites: np.ndarray
+    obs_site: np.ndarray
+    obs_index: np.ndarray
+    kind: str
+    parity: int = 0
+    mean: np.ndarray = field(init=False, repr=False)
+    std: np.ndarray = field(init=False, repr=False)
+    grid: np.ndarray = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        mean, std = moments(self.expression)
+        grid = np.full(self.sites.max(0) + 1 if len(self.sites) else (0, 0), -1, dtype=np.int32)
+        grid[self.sites[:, 0], self.sites[:, 1]] = np.arange(len(self.sites), dtype=np.int32)
+        for name, value in (("mean", mean), ("std", std), ("grid", grid)):
+            object.__setattr__(self, name, value)
+
+    @property
+    def n_sites(self) -> int:
+        """Number of occupied sites."""
+        return len(self.sites)
+
+    def positions(self) -> np.ndarray:
+        """Return float32 (n_sites, 2): true (x, y) of every site in units of the pitch."""
+        row, col = self.sites[:, 0].astype(np.float32), self.sites[:, 1].astype(np.float32)
+        if self.kind != "hex":
+            return np.stack([col, row], axis=1)
+        shift = 0.5 * ((self.sites[:, 0] + self.parity) % 2)
+        return np.stack([col + shift, row * np.sqrt(0.75)], axis=1).astype(np.float32)
+
+    def standardise(self, values: np.ndarray, genes: np.ndarray) -> np.ndarray:
+        """Z-score dense `values` (n, len(genes)) of the genes at these columns by the slide's own moments, clipped."""
+        std = self.std[genes]
+        scaled = (values - self.mean[genes]) / np.where(std > 0, std, 1)
+        scaled[:, std == 0] = 0
+        return np.minimum(scaled, CLIP, out=scaled)
+
+    def project(self, weight: np.ndarray, scaling: str) -> np.ndarray:
+        """Return (n_sites, d): scaled expression times `weight` (n_genes, d), as one sparse product.
+
+        Z-scoring is folded into the weights, and clipping (only possible above the mean, hence at non-zeros) into the
+        stored values, so that nothing is made dense but the result.
+        """
+        if scaling == "log":
+            return np.asarray(self.expression @ weight, dtype=np.float32)
+        inverse = np.divide(1, self.std, out=np.zeros_like(self.std), where=self.std > 0)
+        limit = (self.mean + CLIP * self.std)[self.expression.indices]
+        clipped = sparse.csr_array(
+            (np.minimum(self.expression.data, limit), self.expression.indices, self.expression.indptr),
+            shape=self.expression.shape,
+        )
+        scaled_weight = weight * inverse[:, None]
+        return np.asarray(clipped @ scaled_weight - self.mean @ scaled_weight, dtype=np.float32)
+
+    def subset_genes(self, columns: np.ndarray) -> Slide:
+        """Return the slide with only the genes at `columns`."""
+        return Slide(
+            name=self.name,
+            expression=sparse.csr_array(self.expression[:, columns]),
+            genes=self.genes[columns],
+            weights=self.weights[columns],
+            sites=self.sites,
+            obs_site=self.obs_site,
+            obs_index=self.obs_index,
+            kind=self.kind,
+            parity=self.parity,
+        )
+
+
+def moments(expression: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation, float32, of every column of a CSR matrix, without making it dense."""
+    n_rows, n_cols = expression.shape
+    data = expression.data.astype(np.float64)
+    total = np.bincount(expression.indices, data, n_cols)
+    squares = np.bincount(expression.indices, data**2, n_cols)
+    mean = total / max(n_rows, 1)
+    variance = np.maximum(squares / max(n_rows, 1) - mean**2, 0)
+    variance[variance < 1e-10] = 0
+    return mean.astype(np.float32), np.sqrt(variance).astype(np.float32)
+
+
+def log_normalise(counts: sparse.csr_array, target_sum: float) -> sparse.csr_array:
+    """Return float32 `log1p(counts / row total * target_sum)`; rows without counts stay zero."""
+    totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+    factors = np.divide(target_sum, totals, out=np.zeros_like(totals), where=totals > 0)
+    data = np.log1p(counts.data * np.repeat(factors, np.diff(counts.indptr))).astype(np.float32)
+    return sparse.csr_array((data, counts.indices, counts.indptr), shape=counts.shape)
+
+
+def read_slides(
+    table: AnnData,
+    expression: sparse.csr_array,
+    *,
+    scale: str,
+    target_sum: float,
+    lattice_key: str = _keys.LATTICE,
+    weight_key: str | None = None,
+    name: str = "slide",
+) -> list[Slide]:
+    """Lay the checked `expression` of a table on its lattice, one `Slide` a library.
+
+    Counts of observations that share a site are summed before they are normalised; log values are averaged.
+    """
+    info: dict[str, Any] = dict(table.uns[_keys.UNS][_keys.STEP_LATTICE])
+    library_key = info["library_key"]
+    libraries = table.obs[library_key].astype(str).to_numpy() if library_key else np.full(table.n_obs, name)
+    known = [str(library) for library in info["libraries"]] if library_key else [name]
+    parities = dict(zip(known, map(int, info["parity"]), strict=True))
+    weights = np.ones(table.n_vars) if weight_key is None else np.nan_to_num(table.var[weight_key].to_numpy(float))
+    genes = table.var_names.to_numpy().astype(str)
+    lattice = np.asarray(table.obsm[lattice_key])
+    slides = []
+    for library in dict.fromkeys(libraries):
+        rows = np.flatnonzero(libraries == library)
+        sites, obs_site = np.unique(lattice[rows], axis=0, return_inverse=True)
+        obs_site = obs_site.ravel()
+        values = expression[rows] if len(rows) < table.n_obs else expression
+        if len(sites) < len(rows):
+            gather = sparse.csr_array((np.ones(len(rows), np.float32), (obs_site, np.arange(len(rows)))))
+            values = sparse.csr_array(gather @ values)
+            if scale == "log":
+                values = sparse.csr_array(sparse.diags_array(1 / np.bincount(obs_site).astype(np.float32)) @ values)
+        else:
+            values = values[np.argsort(obs_site)]
+        slides.append(
+            Slide(
+                name=library,
+                expression=log_normalise(values, target_sum) if scale == "counts" else values.astype(np.float32),
+                genes=genes,
+                weights=weights.astype(np.float32),
+                sites=sites.astype(np.int32),
+                obs_site=obs_site,
+                obs_index=rows,
+                kind=info["kind"],
+                parity=parities[library],
+            )
+        )
+    return slides

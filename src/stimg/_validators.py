@@ -1,0 +1,144 @@
+"""Checks of users' input, each written once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def check_choice(name: str, value: object, choices: Collection[str]) -> None:
+    """Refuse a value that is none of `choices`."""
+    if value not in choices:
+        msg = f"Expected `{name}` to be one of {list(choices)}, found {value!r}."
+        raise ValueError(msg)
+
+
+def check_positive_int(name: str, value: object, minimum: int = 1) -> None:
+    """Refuse what is no integer of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < minimum:
+        msg = f"Expected `{name}` to be an integer of at least {minimum}, found {value!r}."
+        raise ValueError(msg)
+
+
+def check_obsm(table: AnnData, key: str, *, advice: str = "") -> None:
+    """Refuse a key that is not in `.obsm`."""
+    if key not in table.obsm:
+        msg = f"Key {key!r} not found in `adata.obsm`. Available keys: {list(table.obsm)}. {advice}".rstrip()
+        raise KeyError(msg)
+
+
+def check_obs_key(table: AnnData, key: str, *, argument: str = "key", advice: str = "") -> None:
+    """Refuse a key that is not in `.obs`."""
+    if key not in table.obs:
+        msg = (
+            f"Key {key!r} (`{argument}`) not found in `adata.obs`. Available keys: {list(table.obs.columns)}. {advice}"
+        ).rstrip()
+        raise KeyError(msg)
+
+
+def check_library_key(table: AnnData, library_key: str | None) -> None:
+    """Refuse a library column that is not there or has missing values."""
+    if library_key is None:
+        return
+    check_obs_key(table, library_key, argument="library_key")
+    if missing := int(table.obs[library_key].isna().sum()):
+        msg = f"`adata.obs[{library_key!r}]` (`library_key`) has {missing} missing values. Give every observation one."
+        raise ValueError(msg)
+
+
+def check_not_empty(table: AnnData) -> None:
+    """Refuse a table without observations or without genes."""
+    if table.n_obs == 0 or table.n_vars == 0:
+        msg = f"Expected a slide with observations and genes, found {table.n_obs} x {table.n_vars}."
+        raise ValueError(msg)
+
+
+def check_var_unique(table: AnnData) -> None:
+    """Refuse duplicated gene names."""
+    if not table.var_names.is_unique:
+        twice = list(table.var_names[table.var_names.duplicated()].unique()[:3])
+        msg = f"Gene names in `adata.var_names` are duplicated ({twice}, ...). Run `adata.var_names_make_unique()`."
+        raise ValueError(msg)
+
+
+def check_coordinates(table: AnnData, key: str, rows: np.ndarray | None = None) -> np.ndarray:
+    """Return finite coordinates float64 (n_obs, 2) from `.obsm[key]`, or refuse them."""
+    check_obsm(table, key, advice="Give the coordinates' key as `spatial_key`.")
+    values = np.asarray(table.obsm[key])
+    if values.ndim != 2 or values.shape[1] < 2:
+        msg = f"Expected `adata.obsm[{key!r}]` of shape (n_obs, 2), found {values.shape}."
+        raise ValueError(msg)
+    values = values[:, :2].astype(np.float64)
+    if bad := int((~np.isfinite(values)).any(1).sum()):
+        msg = (
+            f"`adata.obsm[{key!r}]` has NaN or infinite coordinates in {bad} of {len(values)} observations. "
+            "Remove these observations first."
+        )
+        raise ValueError(msg)
+    return values
+
+
+def get_layer(table: AnnData, layer: str | None) -> Any:
+    """Return `.X`, or the layer asked for."""
+    if layer is None:
+        if table.X is None:
+            msg = f"`adata.X` is empty. Name a `layer`; available: {list(table.layers)}."
+            raise KeyError(msg)
+        return table.X
+    if layer not in table.layers:
+        msg = f"Key {layer!r} (`layer`) not found in `adata.layers`. Available keys: {list(table.layers)}."
+        raise KeyError(msg)
+    return table.layers[layer]
+
+
+def check_expression(values: Any, scale: str, *, name: str = "X") -> sparse.csr_array:
+    """Check that expression fits the scale that the user named, and return it as CSR float32.
+
+    Parameters
+    ----------
+    values
+        Dense, CSR or CSC, of any real dtype; not modified.
+    scale
+        `"counts"`: non-negative integers (of any dtype). `"log"`: non-negative log-normalised values, not all integer.
+    name
+        Where the values come from, for messages.
+
+    Raises
+    ------
+    ValueError
+        NaN, infinite or negative values; log data named counts, or counts named log.
+    """
+    check_choice("scale", scale, ("counts", "log"))
+    matrix = sparse.csr_array(values)
+    matrix.sum_duplicates()
+    data = matrix.data
+    if not np.isfinite(data).all():
+        msg = f"`adata.{name}` has {int((~np.isfinite(data)).sum())} NaN or infinite values. Remove or replace them."
+        raise ValueError(msg)
+    if (data < 0).any():
+        msg = (
+            f"`adata.{name}` has {int((data < 0).sum())} negative values (least {data.min():g}); expression must not be "
+            "scaled or centred. Give raw counts or log-normalised values, e.g. by `layer=`."
+        )
+        raise ValueError(msg)
+    integer = bool(np.issubdtype(data.dtype, np.integer) or (data == np.rint(data)).all())
+    if scale == "counts" and not integer:
+        msg = (
+            f"Expected raw counts in `adata.{name}` for `scale='counts'`, found values that are no integers "
+            f"(largest {data.max():g}). Pass `scale='log'` for log-normalised data, or name the `layer` with counts."
+        )
+        raise ValueError(msg)
+    if scale == "log" and integer and data.size and data.max() > 1:
+        msg = (
+            f"Expected log-normalised values in `adata.{name}` for `scale='log'`, found integers up to {data.max():g}. "
+            "Pass `scale='counts'` for raw counts."
+        )
+        raise ValueError(msg)
+    return sparse.csr_array(matrix, dtype=np.float32) if matrix.dtype != np.float32 else matrix

@@ -1,0 +1,10 @@
+"""Trained models: weights with their card, saved as one safetensors file."""
+
+from typing import TYPE_CHECKING
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach(__name__, submod_attrs={"_model": ["Model"]})
+
+if TYPE_CHECKING:
+    from stimg.models._model import Model as Model

@@ -1,0 +1,208 @@
+"""A vision transformer whose first and last layers are indexed by gene."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stimg.nn._config import Config
+
+REFERENCE_CHANNELS = 512
+ROTARY_BASE = 100.0
+
+
+@dataclass
+class Output:
+    """What a training step needs: the loss, the predictions and which entries were hidden."""
+
+    loss: Tensor
+    prediction: Tensor
+    hidden: Tensor
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block with rotary positions on two axes."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.out = nn.Linear(dim, dim)
+        self.norm2 = nn.LayerNorm(dim)
+        width = int(dim * mlp_ratio)
+        self.mlp = nn.Sequential(nn.Linear(dim, width), nn.GELU(), nn.Linear(width, dim))
+
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], keys: Tensor) -> Tensor:
+        """Map (batch, tokens, dim) to the same shape; `keys` (batch, 1, 1, tokens) marks what may be attended."""
+        batch, length, dim = x.shape
+        qkv = self.qkv(self.norm1(x)).view(batch, length, 3, self.heads, dim // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(rotate(q, rotation), rotate(k, rotation), v, attn_mask=keys)
+        x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, dim))
+        return x + self.mlp(self.norm2(x))
+
+
+def rotary_angles(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
+    """Cosine and sine, each (batch, 1, tokens, head_dim / 2), of positions (batch, tokens, 2) in units of the pitch.
+
+    Half of the frequencies turn with x, half with y, so that attention depends on the true offset between two sites
+    and not on where they lie in the window (Su et al. 2021, arXiv 2104.09864; axial form).
+    """
+    count = head_dim // 4
+    frequencies = ROTARY_BASE ** (-torch.arange(count, device=positions.device, dtype=torch.float32) / count)
+    angles = (positions[..., None] * frequencies).flatten(-2)[:, None]
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotate pairs of channels of (batch, heads, tokens, head_dim) by their site's angles."""
+    cos, sin = (part.to(x.dtype) for part in rotation)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+
+
+class Transformer(nn.Module):
+    """A stack of blocks on a set of sites with real-valued positions, and a final norm."""
+
+    def __init__(self, config: Config, layers: int) -> None:
+        super().__init__()
+        self.head_dim = config.dim // config.heads
+        self.blocks = nn.ModuleList(Block(config.dim, config.heads, config.mlp_ratio) for _ in range(layers))
+        self.norm = nn.LayerNorm(config.dim)
+
+    def forward(self, x: Tensor, positions: Tensor, valid: Tensor) -> Tensor:
+        """Map tokens (batch, tokens, dim); only `valid` ones (batch, tokens) are attended to."""
+        rotation = rotary_angles(positions, self.head_dim)
+        keys = valid[:, None, None, :]
+        for block in self.blocks:
+            x = block(x, rotation, keys)
+        return self.norm(x)
+
+
+class GeneMAE(nn.Module):
+    """Masked autoencoder on patches of a slide, with gene-indexed input and output layers.
+
+    A site's token is :math:`s \\sum_g x_g W_{in}[g]` over the channels that the patch shows there, with
+    :math:`s = \\sqrt{512} / m` for `m` visible channels, so that `m` and the panel may vary. Only visible sites enter
+    the encoder (He et al. 2022, arXiv 2111.06377); the decoder sees mask tokens in place of the hidden ones and
+    predicts gene `g` as :math:`h \\cdot W_{out}[g] + b_g`.
+
+    Parameters
+    ----------
+    config
+        Sizes and masking.
+    n_genes
+        Size of the vocabulary.
+    """
+
+    def __init__(self, config: Config, n_genes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.gene_in = nn.Parameter(torch.randn(n_genes, config.dim))
+        self.gene_out = nn.Parameter(torch.randn(n_genes, config.dim) * config.dim**-0.5)
+        self.gene_bias = nn.Parameter(torch.zeros(n_genes))
+        if config.token == "additive":
+            self.value_in = nn.Parameter(torch.randn(config.dim))
+        self.register_buffer("programs", torch.zeros(n_genes, config.n_programs))
+        self.register_buffer("program_variance", torch.ones(config.n_programs))
+        self.encoder = Transformer(config, config.encoder_layers)
+        self.mask_token = nn.Parameter(torch.randn(config.dim) * 0.02)
+        self.bridge = nn.Linear(config.dim, config.dim)
+        self.decoder = Transformer(config, config.decoder_layers)
+
+    def input_layer(self) -> tuple[Tensor, Tensor]:
+        """Weight and offset, each (n_genes, dim): a channel adds `value * weight[gene] + offset[gene]` to its token."""
+        if self.config.token == "additive":
+            return self.value_in.expand_as(self.gene_in), self.gene_in
+        return self.gene_in, torch.zeros_like(self.gene_in)
+
+    @staticmethod
+    def token_scale(n_channels: Tensor) -> Tensor:
+        """Factor that brings a sum over `n_channels` visible channels to a token."""
+        return REFERENCE_CHANNELS**0.5 / n_channels.clamp(min=1)
+
+    def tokens(self, expression: Tensor, genes: Tensor, shown: Tensor) -> Tensor:
+        """Tokens (batch, sites, dim) of `expression` (batch, sites, channels) where `shown`, for `genes`."""
+        weight, offset = self.input_layer()
+        total = expression.masked_fill(~shown, 0) @ weight[genes]
+        if self.config.token == "additive":
+            total = total + shown.to(expression.dtype) @ offset[genes]
+        return total * self.token_scale(shown.sum(-1, keepdim=True))
+
+    def encode(self, tokens: Tensor, positions: Tensor, valid: Tensor) -> Tensor:
+        """Encoder output (batch, sites, dim); rows of sites that are not `valid` are zero."""
+        order = (~valid).to(torch.uint8).argsort(dim=1, stable=True)[:, : max(int(valid.sum(1).max()), 1)]
+        index = order[..., None].expand(-1, -1, tokens.shape[-1])
+        packed_valid = valid.gather(1, order)
+        positions = positions.gather(1, order[..., None].expand(-1, -1, 2))
+        encoded = self.encoder(tokens.gather(1, index), positions, packed_valid)
+        encoded = encoded.masked_fill(~packed_valid[..., None], 0)
+        return torch.zeros_like(tokens, dtype=encoded.dtype).scatter(1, index, encoded)
+
+    def decode(self, encoded: Tensor, positions: Tensor, present: Tensor, visible: Tensor) -> Tensor:
+        """Decoder states (batch, sites, dim) at every present site; mask tokens stand where not `visible`."""
+        states = torch.where(visible[..., None], self.bridge(encoded), self.mask_token.to(encoded.dtype))
+        return self.decoder(states, positions, present)
+
+    def predict(self, states: Tensor, genes: Tensor) -> Tensor:
+        """Predicted values (batch, sites, channels) of `genes` (batch, channels) from decoder states."""
+        return states @ self.gene_out[genes].transpose(-1, -2) + self.gene_bias[genes][..., None, :]
+
+    @torch.no_grad()
+    def start_from_programs(self, loadings: Tensor, variance: Tensor) -> None:
+        """Start the gene tables from principal gene programs of the training slides.
+
+        Parameters
+        ----------
+        loadings
+            float32 (n_genes, k): orthonormal columns, by falling variance.
+        variance
+            float32 (k,): variance of the scores along each.
+        """
+        n_genes, dim = self.gene_in.shape
+        k = min(loadings.shape[1], dim // 2)
+        scale = n_genes / (REFERENCE_CHANNELS**0.5 * (variance[:k] + n_genes / REFERENCE_CHANNELS).sqrt())
+        self.gene_in.mul_(0.1)
+        self.gene_in[:, :k] = loadings[:, :k] * scale
+        self.gene_out.mul_(0.1)
+        self.gene_out[:, :k] = loadings[:, :k] * variance[:k].sqrt()
+        count = min(self.programs.shape[1], k)
+        self.programs[:, :count] = loadings[:, :count]
+        self.program_variance[:count] = variance[:count]
+
+    def program_error(self, residual: Tensor, genes: Tensor, judged: Tensor) -> Tensor:
+        """Mean squared error of gene program scores, estimated from the judged entries of each site.
+
+        Single genes are mostly noise; summed along a program it averages out. Scores are divided by the variance
+        that a score of that many genes has, signal and sampling noise together.
+        """
+        count = judged.sum(-1, keepdim=True)
+        share = count.clamp(min=1) / len(self.programs)
+        score = residual.masked_fill(~judged, 0).float() @ self.programs[genes] / share
+        error = (score.pow(2) / (self.program_variance + 1 / share)).mean(-1)
+        seen = count[..., 0] > 0
+        return error.masked_fill(~seen, 0).sum() / seen.sum().clamp(min=1)
+
+    def forward(self, batch: dict[str, Tensor], hidden: Tensor) -> Output:
+        """Predict the `hidden` entries (batch, sites, channels) of a batch from the rest.
+
+        The loss is the mean squared error over hidden entries of present sites and real channels.
+        """
+        present, positions, genes = batch["present"], batch["positions"], batch["genes"]
+        real = present[..., None] & batch["channel_mask"][:, None, :]
+        shown = real & ~hidden
+        visible = shown.any(-1)
+        tokens = self.tokens(batch["expression"], genes, shown)
+        encoded = self.encode(tokens, positions, visible)
+        states = self.decode(encoded, positions, present, visible)
+        prediction = self.predict(states, genes)
+        judged = hidden & real
+        error = (prediction - batch["expression"]).float().pow(2)
+        loss = error.masked_fill(~judged, 0).sum() / judged.sum().clamp(min=1)
+        if self.config.program_loss:
+            loss = loss + self.config.program_loss * self.program_error(prediction - batch["expression"], genes, judged)
+        return Output(loss=loss, prediction=prediction, hidden=judged)

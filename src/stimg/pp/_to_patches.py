@@ -1,0 +1,170 @@
+"""From slides to a dataset of patches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stimg import _keys
+from stimg._resolve import resolve_table
+from stimg._slide import read_slides
+from stimg._validators import check_choice, check_expression, check_obsm, check_positive_int, check_var_unique, get_layer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+    from stimg._slide import Slide
+    from stimg.pp._patch_dataset import ChannelRule, PatchDataset
+
+
+def to_patches(
+    slides: AnnData | SpatialData | Sequence[AnnData | SpatialData],
+    size: int = 16,
+    *,
+    n_channels: int = 512,
+    stride: int | None = None,
+    min_tissue: float = 0.25,
+    channel_rule: ChannelRule = "variance",
+    augment: bool = True,
+    names: Sequence[str] | None = None,
+    weight_key: str = _keys.WEIGHT,
+    lattice_key: str = _keys.LATTICE,
+    table_key: str | None = None,
+    rng: int | np.random.Generator | None = 0,
+) -> PatchDataset:
+    """Crop slides into fixed windows with a controlled set of gene channels.
+
+    Slides are treated as images (Zhu et al. 2026, arXiv 2603.13432): windows of `size x size` lattice sites, each with
+    its own `n_channels` genes, drawn without replacement with probability proportional to the variance weight of
+    :func:`stimg.pp.select_genes` (exponential keys, Efraimidis and Spirakis 2006). Windows are cropped when asked
+    for: memory is that of the slides' non-zeros plus one batch.
+
+    Parameters
+    ----------
+    slides
+        One slide or several, each with :func:`stimg.pp.to_lattice` and :func:`stimg.pp.select_genes` done. Gene
+        panels may differ. They are not changed.
+    size
+        Side of a patch in sites.
+    n_channels
+        Genes a patch; reduced to the largest number that any slide selected.
+    stride
+        Sites between neighbouring patches; by default a quarter of `size`.
+    min_tissue
+        Least share of a patch's sites that hold an observation, in [0, 1].
+    channel_rule
+        `"variance"` (the paper's), `"uniform"`, or always the `"top"` genes by weight.
+    augment
+        Jitter windows by up to half a stride and apply a random symmetry of the lattice (flips; quarter turns on
+        square and free lattices).
+    names
+        One name a slide, for messages, plots and the model's card. By default `slide0`, `slide1`, ...; sections of
+        one object keep the names of their library.
+    weight_key, lattice_key
+        Keys written by `select_genes` and `to_lattice`.
+    table_key
+        Table of a `SpatialData`.
+    rng
+        Seed or generator of channels and augmentation.
+
+    Returns
+    -------
+    PatchDataset
+        A map-style torch dataset.
+
+    Raises
+    ------
+    KeyError
+        The lattice or the channel weights are missing.
+    ValueError
+        A bad number, expression that does not fit its recorded scale, or a slide with no window of enough tissue.
+
+    Examples
+    --------
+    >>> slide = stimg.datasets.synthetic("visium", seed=0)
+    >>> stimg.pp.to_lattice(slide)
+    >>> stimg.pp.select_genes(slide, n_genes=200)
+    >>> stimg.pp.to_patches(slide, size=8, n_channels=64)
+    """
+    from stimg.pp._patch_dataset import PatchDataset
+
+    check_positive_int("size", size)
+    check_positive_int("n_channels", n_channels)
+    stride = max(1, size // 4) if stride is None else stride
+    check_positive_int("stride", stride)
+    check_choice("channel_rule", channel_rule, ("variance", "uniform", "top"))
+    if not 0 <= min_tissue <= 1:
+        msg = f"Expected `min_tissue` between 0 and 1, found {min_tissue}."
+        raise ValueError(msg)
+    given = list(slides) if isinstance(slides, list | tuple) else [slides]
+    if not given:
+        msg = "Expected at least one slide in `slides`, found an empty list."
+        raise ValueError(msg)
+    if names is not None and len(names) != len(given):
+        msg = f"Expected one name a slide in `names`: {len(given)} slides, found {len(names)} names."
+        raise ValueError(msg)
+    arrays: list[Slide] = []
+    target_sums = set()
+    for i, slide in enumerate(given):
+        name = f"slide{i}" if names is None else names[i]
+        arrays += _selected_slides(resolve_table(slide, table_key), name, weight_key, lattice_key, target_sums)
+    if len(target_sums) > 1:
+        msg = (
+            f"Expected one scale for all slides, found (scale, target_sum) = {sorted(target_sums)}. "
+            "Run `stimg.pp.select_genes` with the same `scale` and `target_sum` on each."
+        )
+        raise ValueError(msg)
+    dataset = PatchDataset(
+        arrays,
+        size=size,
+        stride=stride,
+        n_channels=min(n_channels, max(int((s.weights > 0).sum()) for s in arrays)),
+        min_tissue=min_tissue,
+        channel_rule=channel_rule,
+        augment=augment,
+        target_sum=target_sums.pop()[1],
+        seed=int(np.random.default_rng(rng).integers(2**31)),
+    )
+    covered = set(dataset._windows[:, 0].tolist())
+    for k, array in enumerate(arrays):
+        if k not in covered:
+            msg = (
+                f"Slide {array.name!r} ({array.n_sites} occupied sites on a {array.grid.shape[0]} x "
+                f"{array.grid.shape[1]} lattice) has no {size} x {size} patch with at least {min_tissue:.0%} tissue. "
+                "Choose a smaller `size` or `min_tissue`."
+            )
+            raise ValueError(msg)
+    return dataset
+
+
+def _selected_slides(
+    table: AnnData, name: str, weight_key: str, lattice_key: str, target_sums: set[tuple[str, float]]
+) -> list[Slide]:
+    """Check one table and read its slides, restricted to the selected genes."""
+    check_obsm(table, lattice_key, advice="Run `stimg.pp.to_lattice(adata)` first.")
+    if weight_key not in table.var:
+        msg = (
+            f"Key {weight_key!r} not found in `adata.var` of {name!r}. Available keys: {list(table.var.columns)}. "
+            "Run `stimg.pp.select_genes(adata)` first."
+        )
+        raise KeyError(msg)
+    check_var_unique(table)
+    chosen = table.uns[_keys.UNS][_keys.STEP_GENES]
+    target_sums.add((str(chosen["scale"]), float(chosen["target_sum"])))
+    layer = chosen["layer"] or None
+    expression = check_expression(get_layer(table, layer), chosen["scale"], name=f"layers[{layer!r}]" if layer else "X")
+    read = read_slides(
+        table,
+        expression,
+        scale=chosen["scale"],
+        target_sum=float(chosen["target_sum"]),
+        lattice_key=lattice_key,
+        weight_key=weight_key,
+        name=name,
+    )
+    columns = np.flatnonzero(read[0].weights > 0)
+    return [slide.subset_genes(columns) for slide in read]

@@ -1,0 +1,132 @@
+"""Embed every observation of a slide."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stimg import _keys
+from stimg._resolve import prepare, resolve_table, write_uns
+from stimg._validators import check_choice, check_positive_int
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+    from stimg.models import Model
+    from stimg.tl._infer import Readout
+
+logger = logging.getLogger("stimg")
+
+
+def embed(
+    adata: AnnData | SpatialData,
+    model: Model | str | Path,
+    *,
+    layer: str | None = None,
+    scale: str | None = None,
+    readout: Readout = "decoder",
+    stride: int | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    key_added: str = _keys.EMBEDDING,
+    lattice_key: str = _keys.LATTICE,
+    table_key: str | None = None,
+    copy: bool = False,
+) -> AnnData | SpatialData | None:
+    """Embed every observation with a pretrained model.
+
+    The slide's tokens are one sparse matrix product; overlapping windows gather them, pass the network, and are
+    averaged with more weight on their centres. Genes that the model does not know are ignored, genes that the slide
+    lacks are left out; both are reported. The result is deterministic.
+
+    Parameters
+    ----------
+    adata
+        A slide with :func:`stimg.pp.to_lattice` done. Sections under a `library_key` are embedded one by one.
+    model
+        A model, or the path of its `.safetensors` file.
+    layer, scale
+        Where expression is and whether it is raw `"counts"` or `"log"`-normalised. By default as recorded by
+        :func:`stimg.pp.select_genes`, else counts in `adata.X`.
+    readout
+        `"decoder"` states, from which expression is predicted (measured better for domains and probes), or the
+        `"encoder"` output.
+    stride
+        Sites between windows; half a window by default. Smaller is smoother and slower.
+    batch_size
+        Windows a batch; by default set by memory.
+    device
+        `"auto"`, `"cpu"`, `"cuda"` or `"mps"`.
+    key_added
+        Key of the embedding in `.obsm`.
+    lattice_key
+        Key written by `to_lattice`.
+    table_key
+        Table of a `SpatialData`.
+    copy
+        Return a changed copy and leave `adata` as it is.
+
+    Returns
+    -------
+    `None` (or the copy), with
+    `.obsm[key_added]` : float32, shape (n_obs, d). Observations that share a site have equal rows.
+    `.uns["stimg"]["embed"]` : parameters, gene overlap, the model's name and the sha256 of its file.
+
+    Raises
+    ------
+    KeyError
+        The lattice is missing.
+    ValueError
+        No gene in common, expression that does not fit `scale`, or a damaged weights file.
+
+    Warns
+    -----
+    UserWarning
+        Under 80 % of the model's genes are in the slide.
+    """
+    from stimg import __version__
+    from stimg.tl._infer import get_device, get_model, match_slides, run_windows, site_tokens
+
+    check_choice("readout", readout, ("encoder", "decoder"))
+    for name, value in (("stride", stride), ("batch_size", batch_size)):
+        if value is not None:
+            check_positive_int(name, value)
+    device = get_device(device)
+    table = resolve_table(adata, table_key)
+    model = get_model(model)
+    matched, record = match_slides(table, model, layer=layer, scale=scale, lattice_key=lattice_key)
+    embedding = np.empty((table.n_obs, model.config.dim), dtype=np.float32)
+    for slide, vocabulary in matched:
+        tokens = site_tokens(model, slide, vocabulary)
+        states = run_windows(
+            model, slide, tokens, readout=readout, stride=stride, batch_size=batch_size, device=device
+        )
+        embedding[slide.obs_index] = states[slide.obs_site]
+    table, result = prepare(adata, table_key, copy)
+    table.obsm[key_added] = embedding
+    write_uns(
+        table,
+        _keys.STEP_EMBED,
+        {
+            **record,
+            "key_added": key_added,
+            "readout": readout,
+            "stride": stride or 0,
+            "model": model.card["name"],
+            "sha256": model.sha256,
+            "version": __version__,
+        },
+    )
+    logger.info(
+        "Added .obsm[%r], %d x %d, with model %r; %d genes shared.",
+        key_added,
+        *embedding.shape,
+        model.card["name"],
+        record["n_genes_shared"],
+    )
+    return result

@@ -1,0 +1,195 @@
+"""Apply a trained network to whole slides: match genes, make tokens, run overlapping windows, average."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from stimg import _keys
+from stimg._slide import read_slides
+from stimg._validators import check_choice, check_expression, check_obsm, check_var_unique, get_layer
+from stimg._windows import crop, window_starts
+
+if TYPE_CHECKING:
+    import torch
+    from anndata import AnnData
+
+    from stimg._slide import Slide
+    from stimg.models import Model
+
+logger = logging.getLogger("stimg")
+
+Readout = Literal["encoder", "decoder"]
+LOW_OVERLAP = 0.8
+VALUES_A_BATCH = 2**20
+
+
+def get_model(model: Model | str | Path) -> Model:
+    """Pass a model through, or load it from a path."""
+    from stimg.models import Model
+
+    if isinstance(model, Model):
+        return model
+    if isinstance(model, str | Path):
+        return Model.load(model)
+    msg = f"Expected `model` to be a `stimg.models.Model` or the path of its file, found {type(model).__name__}."
+    raise TypeError(msg)
+
+
+def get_device(device: str) -> str:
+    """Resolve `"auto"` to the accelerator that is there."""
+    import torch
+
+    from stimg import settings
+
+    check_choice("device", device, ("auto", "cpu", "cuda", "mps"))
+    device = settings.device if device == "auto" else device
+    if device != "auto":
+        return device
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def match_slides(
+    table: AnnData, model: Model, *, layer: str | None, scale: str | None, lattice_key: str
+) -> tuple[list[tuple[Slide, np.ndarray]], dict[str, Any]]:
+    """Check a table and read its slides, restricted to the genes that the model knows.
+
+    Returns
+    -------
+    tuple
+        Slides, each with the vocabulary rows of its genes, and what to record of it in `.uns`.
+    """
+    check_obsm(table, lattice_key, advice="Run `stimg.pp.to_lattice(adata)` first.")
+    check_var_unique(table)
+    recorded = table.uns.get(_keys.UNS, {}).get(_keys.STEP_GENES, {})
+    if scale is None:
+        scale, layer = recorded.get("scale", "counts"), layer or recorded.get("layer") or None
+    check_choice("scale", scale, ("counts", "log"))
+    names = table.var_names.to_numpy().astype(str)
+    order = np.argsort(model.genes)
+    place = np.searchsorted(model.genes, names, sorter=order).clip(max=len(order) - 1)
+    rows = order[place]
+    columns = np.flatnonzero(model.genes[rows] == names)
+    share = len(columns) / len(model.genes)
+    if not len(columns):
+        msg = (
+            f"No gene of `adata.var_names` ({', '.join(names[:3])}, ...) is among the {len(model.genes):,} genes of the "
+            f"model ({', '.join(model.genes[:3])}, ...). Check species and gene identifiers (symbols or Ensembl ids)."
+        )
+        raise ValueError(msg)
+    expression = check_expression(get_layer(table, layer), scale, name=f"layers[{layer!r}]" if layer else "X")
+    if share < LOW_OVERLAP:
+        warnings.warn(
+            f"Only {len(columns):,} of the model's {len(model.genes):,} genes ({share:.0%}) are in `adata.var_names`; "
+            "the embedding will be less accurate.",
+            UserWarning,
+            stacklevel=3,
+        )
+    slides = read_slides(
+        table, expression, scale=scale, target_sum=model.card["target_sum"], lattice_key=lattice_key
+    )
+    matched = [(slide.subset_genes(columns), rows[columns]) for slide in slides]
+    return matched, {"scale": scale, "layer": layer or "", "n_genes_shared": len(columns), "gene_share": share}
+
+
+def site_tokens(model: Model, slide: Slide, vocabulary: np.ndarray) -> np.ndarray:
+    """Tokens float32 (n_sites, d) of a whole slide: one sparse product."""
+    import torch
+
+    with torch.inference_mode():
+        weight, offset = (part[vocabulary].numpy() for part in model.network.input_layer())
+        used = slide.std > 0 if model.config.scaling == "zscore" else np.ones(len(vocabulary), dtype=bool)
+        scale = model.network.token_scale(torch.tensor(float(used.sum()))).item()
+    return (slide.project(weight, model.config.scaling) + offset[used].sum(0)) * np.float32(scale)
+
+
+def run_windows(
+    model: Model,
+    slide: Slide,
+    tokens: np.ndarray,
+    *,
+    readout: Readout = "encoder",
+    visible: np.ndarray | None = None,
+    stride: int | None = None,
+    batch_size: int | None = None,
+    device: str = "cpu",
+) -> np.ndarray:
+    """States float32 (n_sites, d) of a slide, averaged over overlapping windows with more weight on their centres.
+
+    Parameters
+    ----------
+    readout
+        `"encoder"`: of the visible sites; `"decoder"`: from which genes are predicted, also of hidden sites.
+    visible
+        bool (n_sites,): sites that the encoder is shown; all by default.
+    stride
+        Sites between windows; half a window by default.
+    batch_size
+        Windows a batch; by default as many as keep activations near 100 MB.
+    """
+    import torch
+
+    unit, size = model.card["unit"], int(model.card["size"])
+    if unit == "slide":
+        size = max(slide.grid.shape)
+    stride = max(1, size // 2) if stride is None else stride
+    corners = slide.sites if size == 1 else window_starts(slide.grid, size, stride)
+    batch_size = batch_size or max(1, VALUES_A_BATCH // (size**2 * model.config.dim))
+    network = model.network.to(device)
+    table = torch.from_numpy(tokens).to(device)
+    places = torch.from_numpy(slide.positions()).to(device)
+    shown = torch.ones(slide.n_sites, dtype=torch.bool) if visible is None else torch.from_numpy(visible)
+    shown = shown.to(device)
+    centre = torch.from_numpy(_centre_weights(size))
+    total = torch.zeros(slide.n_sites, model.config.dim)
+    weights = torch.zeros(slide.n_sites)
+    try:
+        with torch.inference_mode():
+            for start in range(0, len(corners), batch_size):
+                block = np.stack([crop(slide.grid, c, size).ravel() for c in corners[start : start + batch_size]])
+                sites = torch.from_numpy(block).long()
+                present = sites >= 0
+                index = sites.clamp(min=0).to(device)
+                states = _window_states(network, table[index], places[index], present.to(device), shown[index], readout)
+                flat, share = sites[present], centre.expand_as(sites)[present]
+                total.index_add_(0, flat, states.cpu()[present] * share[:, None])
+                weights.index_add_(0, flat, share)
+    finally:
+        model.network.cpu()
+    return (total / weights[:, None]).numpy()
+
+
+def _window_states(
+    network: Any, tokens: torch.Tensor, positions: torch.Tensor, present: torch.Tensor, shown: torch.Tensor, readout: str
+) -> torch.Tensor:
+    """States (batch, sites, dim) of one batch of windows; positions count from each window's own corner."""
+    positions = positions - positions.masked_fill(~present[..., None], np.inf).amin(1, keepdim=True)
+    visible = present & shown
+    encoded = network.encode(tokens, positions, visible)
+    if readout == "encoder":
+        return encoded.float()
+    return network.decode(encoded, positions, present, visible).float()
+
+
+def _centre_weights(size: int) -> np.ndarray:
+    """Separable triangular weights float32 (size * size,), positive everywhere."""
+    ramp = 1 - np.abs(2 * np.arange(size) + 1 - size) / (size + 1)
+    return np.outer(ramp, ramp).ravel().astype(np.float32)
+
+
+def seen_moments(slide: Slide, visible: np.ndarray) -> Slide:
+    """Return the slide with its means and deviations taken from visible sites only."""
+    from stimg._slide import moments
+
+    result = replace(slide)
+    mean, std = moments(slide.expression[np.flatnonzero(visible)])
+    object.__setattr__(result, "mean", mean)
+    object.__setattr__(result, "std", std)
+    return result

@@ -1,0 +1,262 @@
+"""Pretrain the masked autoencoder on patches."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stimg._validators import check_choice, check_positive_int
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from datetime import timedelta
+
+    from lightning import Callback
+
+    from stimg.models import Model
+    from stimg.nn import Config
+    from stimg.pp import PatchDataset
+
+logger = logging.getLogger("stimg")
+
+
+def pretrain(
+    patches: PatchDataset,
+    config: str | Config = "tiny",
+    *,
+    unit: str = "patch",
+    max_epochs: int = 20,
+    max_steps: int | None = None,
+    max_time: str | timedelta | dict[str, int] | None = None,
+    val_fraction: float = 0.1,
+    early_stopping: int | None = None,
+    checkpoint_dir: str | Path | None = None,
+    resume: str | Path | None = None,
+    name: str = "stimg",
+    num_workers: int = 0,
+    device: str = "auto",
+    callbacks: Sequence[Callback] = (),
+    trainer_kwargs: dict[str, Any] | None = None,
+    rng: int | np.random.Generator | None = 0,
+) -> Model:
+    """Pretrain a masked autoencoder on patches of slides.
+
+    Parts of each patch are hidden (regions of sites, and genes inside the spots that stay; see
+    `stimg.nn.Config.mask`) and predicted from the rest by a vision transformer with gene-indexed first and last layers
+    (after Zhu et al. 2026, arXiv 2603.13432).
+
+    Parameters
+    ----------
+    patches
+        From :func:`stimg.pp.to_patches`; slides with different gene panels may be mixed.
+    config
+        `"tiny"` (laptops), `"small"`, `"base"`, `"paper"`, or a `stimg.nn.Config`.
+    unit
+        What one sample is: a `"patch"`, a single `"spot"` (1 x 1 window) or a whole `"slide"`. Batches hold about as
+        many sites whatever the unit.
+    max_epochs, max_steps, max_time
+        Whichever comes first ends training; `max_time` as Lightning takes it, e.g. `"00:00:10:00"` for ten minutes.
+        The learning rate is annealed to the end of the shortest of them.
+    val_fraction
+        Share of non-overlapping windows of each slide held out for the validation loss; 0 for none. The weights of
+        the epoch with the lowest validation loss are returned.
+    early_stopping
+        Stop after this many epochs without a better validation loss.
+    checkpoint_dir
+        Folder for Lightning checkpoints, written every epoch (`last.ckpt`).
+    resume
+        A checkpoint to continue from; with the same arguments the result is that of an uninterrupted run.
+    name
+        Name on the model's card.
+    num_workers
+        Processes that crop patches; 0 crops in this one.
+    device
+        `"auto"`, `"cpu"`, `"cuda"` or `"mps"`.
+    callbacks, trainer_kwargs
+        Passed to `lightning.Trainer`.
+    rng
+        Seed or generator of initial weights, order and masks. The same seed gives the same weights on the CPU.
+
+    Returns
+    -------
+    Model
+        With `save`, `history` and `card`. An interrupt from the keyboard returns the best model so far.
+
+    Raises
+    ------
+    ValueError
+        A bad argument, or a loss that is not finite.
+    FileNotFoundError
+        `resume` does not exist.
+    """
+    from stimg.nn import get_config
+
+    config = get_config(config)
+    check_choice("unit", unit, ("patch", "spot", "slide"))
+    check_choice("device", device, ("auto", "cpu", "cuda", "gpu", "mps"))
+    check_positive_int("max_epochs", max_epochs)
+    if not 0 <= val_fraction < 1:
+        msg = f"Expected `val_fraction` in [0, 1), found {val_fraction}."
+        raise ValueError(msg)
+    if resume is not None and not Path(resume).is_file():
+        msg = f"No checkpoint at `resume`={str(resume)!r}. Give the path of a `last.ckpt` from `checkpoint_dir`."
+        raise FileNotFoundError(msg)
+    seed = int(np.random.default_rng(rng).integers(2**31))
+    train, validation = patches.with_scaling(config.scaling).split(val_fraction)
+    if early_stopping is not None and validation is None:
+        msg = "Expected held-out windows for `early_stopping`, found none. Raise `val_fraction` or give larger slides."
+        raise ValueError(msg)
+    sites = config.batch_size * patches.size**2 * _mean_tissue(train)
+    train = train.with_unit(unit)
+    validation = None if validation is None else validation.with_unit(unit)
+    batch_size = max(1, round(sites / (train.size**2 * _mean_tissue(train))))
+    network, history = _fit(
+        train,
+        validation,
+        config,
+        batch_size=min(batch_size, len(train)),
+        seed=seed,
+        num_workers=num_workers,
+        resume=resume,
+        checkpoint_dir=checkpoint_dir,
+        early_stopping=early_stopping,
+        callbacks=callbacks,
+        trainer_kwargs={
+            "max_epochs": max_epochs,
+            "max_steps": -1 if max_steps is None else max_steps,
+            "max_time": max_time,
+            "accelerator": {"cuda": "gpu"}.get(device, device),
+            **(trainer_kwargs or {}),
+        },
+    )
+    return _make_model(network, history, patches, unit=unit, size=train.size, name=name, seed=seed)
+
+
+def _mean_tissue(dataset: PatchDataset) -> float:
+    """Mean share of present sites over a sample of windows."""
+    sample = np.linspace(0, len(dataset) - 1, min(len(dataset), 16)).astype(int)
+    return float(np.mean([dataset[int(i)]["present"].float().mean().item() for i in sample]))
+
+
+def _fit(
+    train: PatchDataset,
+    validation: PatchDataset | None,
+    config: Config,
+    *,
+    batch_size: int,
+    seed: int,
+    num_workers: int,
+    resume: str | Path | None,
+    checkpoint_dir: str | Path | None,
+    early_stopping: int | None,
+    callbacks: Sequence[Callback],
+    trainer_kwargs: dict[str, Any],
+) -> tuple[Any, list[dict[str, float]]]:
+    """Run Lightning's Trainer; return the network with its best weights and the history's rows."""
+    import lightning as L
+    import torch
+    from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
+    from torch.utils.data import DataLoader
+
+    from stimg import settings
+    from stimg.nn import GeneMAE
+    from stimg.tl._programs import gene_programs
+    from stimg.tl._training import EpochSampler, History, PretrainModule
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = GeneMAE(config, len(train.genes))
+    if config.n_programs:
+        network.start_from_programs(*map(torch.from_numpy, gene_programs(train, config.dim // 2)))
+    loader = DataLoader(
+        train, batch_size, sampler=EpochSampler(len(train), seed), num_workers=num_workers, drop_last=False
+    )
+    val_loader = None if validation is None else DataLoader(validation, batch_size, num_workers=num_workers)
+    steps = len(loader) * trainer_kwargs["max_epochs"]
+    if trainer_kwargs["max_steps"] > 0:
+        steps = min(steps, trainer_kwargs["max_steps"])
+    limit = trainer_kwargs["max_time"]
+    seconds = None if limit is None else Timer(duration=limit)._duration
+    module = PretrainModule(network, config, total_steps=steps, max_seconds=seconds, seed=seed)
+    history = History()
+    hooks: list[Any] = [history, *callbacks]
+    if early_stopping is not None:
+        hooks.append(EarlyStopping("val_loss", patience=early_stopping))
+    if checkpoint_dir is not None:
+        hooks.append(ModelCheckpoint(checkpoint_dir, filename="epoch{epoch}", save_last=True, every_n_epochs=1))
+    defaults: dict[str, Any] = {
+        "logger": False,
+        "enable_checkpointing": checkpoint_dir is not None,
+        "enable_progress_bar": settings.progress,
+        "enable_model_summary": False,
+        "gradient_clip_val": 1.0,
+        "num_sanity_val_steps": 0,
+        "devices": 1,
+        "precision": "bf16-mixed" if torch.cuda.is_available() and trainer_kwargs["accelerator"] != "cpu" else "32-true",
+    }
+    with _quiet_lightning():
+        trainer = L.Trainer(**(defaults | trainer_kwargs), callbacks=hooks)
+        try:
+            trainer.fit(module, loader, val_loader, ckpt_path=resume, weights_only=resume is not None or None)
+        except (KeyboardInterrupt, SystemExit):
+            if not trainer.interrupted:
+                raise
+            logger.warning("Interrupted: returning the best model so far.")
+    if history.best_weights:
+        network.load_state_dict(history.best_weights)
+    return network.cpu().eval(), history.rows
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Silence Lightning's banners and give the user's interrupt handler back, which Lightning drops on Ctrl-C."""
+    log = logging.getLogger("lightning.pytorch")
+    level = log.level
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT) if main else None
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+            warnings.filterwarnings("ignore", message=".*number of training batches.*is smaller than the logging.*")
+            yield
+    finally:
+        log.setLevel(level)
+        if main and handler is not None:
+            signal.signal(signal.SIGINT, handler)
+
+
+def _make_model(
+    network: Any, rows: list[dict[str, float]], patches: PatchDataset, *, unit: str, size: int, name: str, seed: int
+) -> Model:
+    import pandas as pd
+
+    from stimg import __version__
+    from stimg.models import Model
+    from stimg.models._model import HISTORY_COLUMNS
+
+    card = {
+        "name": name,
+        "slides": [s.name for s in patches.slides],
+        "n_sites": int(sum(s.n_sites for s in patches.slides)),
+        "kinds": sorted({s.kind for s in patches.slides}),
+        "unit": unit,
+        "size": size,
+        "n_channels": patches.n_channels,
+        "scale": "log-normalised counts",
+        "target_sum": patches.target_sum,
+        "licence": "that of the training slides",
+        "seed": seed,
+        "stimg_version": __version__,
+    }
+    model = Model(network, np.asarray(patches.genes, dtype=str), card, pd.DataFrame(rows, columns=HISTORY_COLUMNS))
+    logger.info("Pretrained %s", model)
+    return model
