@@ -176,7 +176,7 @@ def _read_slide(args: argparse.Namespace) -> tuple[AnnData, str]:
     if path is None:
         from stimg import datasets
 
-        return datasets.synthetic("visium", seed=args.seed), "synthetic layered tissue"
+        return datasets.synthetic("visium", n_obs=1500, seed=args.seed), "synthetic layered tissue"
     try:
         return _read_h5ad(path) if path.suffix == ".h5ad" else _read_zarr(path, args.table_key)
     except (KeyError, OSError, TypeError, ValueError) as e:
@@ -237,7 +237,7 @@ def _train(slide: AnnData, args: argparse.Namespace) -> Model:
     )
     history = model.history
     losses = history["train_loss"].to_numpy()
-    seconds = history["seconds"].max()
+    seconds = history["seconds"].sum()
     _say("training", f"{len(history)} epochs in {seconds:.0f} s, loss {losses[0]:.3f} -> {losses[-1]:.3f}")
     return model
 

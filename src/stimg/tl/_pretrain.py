@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("stimg")
 
+# Least windows of an epoch, a slide: the paper's 2 * 140^2 / 16^2 random crops.
+CROPS_A_SLIDE = 153
+
 
 def pretrain(
     patches: PatchDataset,
@@ -175,9 +178,9 @@ def _fit(
         network = GeneMAE(config, len(train.genes))
     if config.n_programs:
         network.start_from_programs(*map(torch.from_numpy, gene_programs(train, config.dim // 2)))
-    loader = DataLoader(
-        train, batch_size, sampler=EpochSampler(len(train), seed), num_workers=num_workers, drop_last=False
-    )
+    repeats = -(-CROPS_A_SLIDE * len(train.slides) // len(train))
+    sampler = EpochSampler(len(train), seed, repeats)
+    loader = DataLoader(train, batch_size, sampler=sampler, num_workers=num_workers)
     val_loader = None if validation is None else DataLoader(validation, batch_size, num_workers=num_workers)
     steps = len(loader) * trainer_kwargs["max_epochs"]
     if trainer_kwargs["max_steps"] > 0:
@@ -224,6 +227,7 @@ def _quiet_lightning() -> Iterator[None]:
     log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*")
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
             warnings.filterwarnings("ignore", message=".*number of training batches.*is smaller than the logging.*")

@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 class EpochSampler(Sampler[tuple[int, int]]):
     """Shuffled (epoch, index) pairs, so that every worker process crops the same windows for the same epoch.
 
+    With `repeats`, an epoch visits every window that many times, each time with other channels, jitter and symmetry.
     Lightning calls `set_epoch` at the start of each epoch, also after a resume.
     """
 
-    def __init__(self, length: int, seed: int) -> None:
+    def __init__(self, length: int, seed: int, repeats: int = 1) -> None:
         self.length = length
+        self.repeats = repeats
         self.seed = seed
         self.epoch = 0
 
@@ -35,11 +37,12 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
-        epoch = self.epoch
-        return ((epoch, i) for i in torch.randperm(self.length, generator=generator).tolist())
+        first = self.epoch * self.repeats
+        order = torch.randperm(len(self), generator=generator).tolist()
+        return ((first + i // self.length, i % self.length) for i in order)
 
     def __len__(self) -> int:
-        return self.length
+        return self.length * self.repeats
 
 
 class PretrainModule(L.LightningModule):

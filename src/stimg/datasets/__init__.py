@@ -1,0 +1,15 @@
+"""Synthetic slides, and public ones by name."""
+
+from typing import TYPE_CHECKING
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach(
+    __name__,
+    submod_attrs={"_dlpfc": ["dlpfc"], "_her2st": ["her2st"], "_synthetic": ["synthetic"]},
+)
+
+if TYPE_CHECKING:
+    from stimg.datasets._dlpfc import dlpfc as dlpfc
+    from stimg.datasets._her2st import her2st as her2st
+    from stimg.datasets._synthetic import synthetic as synthetic

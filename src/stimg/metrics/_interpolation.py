@@ -1,0 +1,201 @@
+"""Hide regions of a slide, and fill them by interpolation: the baselines of reconstruction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from scipy import sparse
+
+from stimg._validators import check_choice, check_positive_int
+from stimg.metrics._checks import as_points
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+METHODS = ("nearest", "gaussian", "pca", "zero")
+KERNEL_NEIGHBOURS = 64
+
+
+def hide_regions(
+    lattice: ArrayLike,
+    size: int,
+    *,
+    n_regions: int = 1,
+    min_occupied: float = 1.0,
+    rng: int | np.random.Generator | None = 0,
+) -> np.ndarray:
+    """Choose square regions of a slide to hide, each within the tissue.
+
+    Parameters
+    ----------
+    lattice
+        Row and column of every observation, integer, shape (n_obs, 2): `adata.obsm["lattice"]` of one library.
+    size
+        Side of the squares, in sites.
+    n_regions
+        How many; they are different squares, which may overlap.
+    min_occupied
+        Least share of a square's sites that must hold observations. 1: none outside the tissue or in a hole.
+    rng
+        Seed or generator.
+
+    Returns
+    -------
+    numpy.ndarray
+        bool, shape (n_regions, n_obs): the observations of each region, all those of a site together.
+
+    Raises
+    ------
+    ValueError
+        A lattice that is none, `size` or `n_regions` below 1, or fewer such squares than asked for.
+    """
+    sites = np.asarray(lattice)
+    if sites.ndim != 2 or sites.shape[1] != 2 or not len(sites) or not np.issubdtype(sites.dtype, np.integer):
+        msg = f"Expected `lattice` to be integer of shape (n_obs, 2), found {sites.dtype} of {sites.shape}."
+        msg += " Run `stimg.pp.to_lattice(adata)` and pass `adata.obsm['lattice']`."
+        raise ValueError(msg)
+    check_positive_int("size", size)
+    check_positive_int("n_regions", n_regions)
+    if not 0 < min_occupied <= 1:
+        msg = f"Expected `min_occupied` above 0 and at most 1, found {min_occupied!r}."
+        raise ValueError(msg)
+    sites = sites.astype(np.int64) - sites.min(0)
+    occupied = np.zeros(sites.max(0) + 1, dtype=np.int64)
+    occupied[sites[:, 0], sites[:, 1]] = 1
+    corners = np.empty((0, 2), dtype=np.int64)
+    if size <= min(occupied.shape):
+        total = np.pad(occupied, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+        inside = total[size:, size:] - total[:-size, size:] - total[size:, :-size] + total[:-size, :-size]
+        corners = np.argwhere(inside >= min_occupied * size**2)
+    if len(corners) < n_regions:
+        msg = (
+            f"Expected {n_regions} squares of {size} x {size} sites within the tissue, found {len(corners)} on a "
+            f"lattice of {occupied.shape[0]} x {occupied.shape[1]}. Lower `size`, `n_regions` or `min_occupied`."
+        )
+        raise ValueError(msg)
+    chosen = corners[np.random.default_rng(rng).choice(len(corners), n_regions, replace=False)]
+    offset = sites[None] - chosen[:, None]
+    return ((offset >= 0) & (offset < size)).all(2)
+
+
+def interpolate_hidden(
+    expression: Any,
+    positions: ArrayLike,
+    hidden: ArrayLike,
+    *,
+    method: Literal["nearest", "gaussian", "pca", "zero"] = "gaussian",
+    n_neighbors: int = 6,
+    sigma: float | None = None,
+    n_components: int = 30,
+    rng: int | np.random.Generator | None = 0,
+) -> np.ndarray:
+    """Fill hidden observations from the seen ones, without a model.
+
+    Parameters
+    ----------
+    expression
+        Log-normalised expression, dense or sparse, shape (n_obs, n_genes). Hidden rows are not read.
+    positions
+        True positions, shape (n_obs, 2).
+    hidden
+        bool, shape (n_obs,), e.g. a row of :func:`hide_regions`.
+    method
+        `"nearest"`: mean of the `n_neighbors` nearest seen observations. `"gaussian"`: mean of the 64 nearest seen
+        ones, weighted by a Gaussian of their distance. `"pca"`: the same of the slide's principal components, fitted
+        on seen observations, then back to genes (cut at 0 if the expression has no negative value). `"zero"`: zeros.
+    n_neighbors
+        Of `"nearest"`.
+    sigma
+        Standard deviation of the Gaussian, in the unit of `positions`. By default 1.5 times the median distance
+        between nearest observations.
+    n_components
+        Of `"pca"`.
+    rng
+        Seed or generator of the decomposition.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32, shape (hidden.sum(), n_genes), in the order of the hidden observations.
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit, an unknown method, nothing hidden, or nothing seen.
+    """
+    check_choice("method", method, METHODS)
+    check_positive_int("n_neighbors", n_neighbors)
+    check_positive_int("n_components", n_components)
+    if sigma is not None and not (np.isfinite(sigma) and sigma > 0):
+        msg = f"Expected `sigma` to be a positive number, found {sigma!r}."
+        raise ValueError(msg)
+    shape = np.shape(expression)
+    if len(shape) != 2 or 0 in shape:
+        msg = f"Expected `expression` of shape (n_obs, n_genes), found {shape}."
+        raise ValueError(msg)
+    points = as_points(positions, "positions", shape[0], 2)
+    mask = np.asarray(hidden)
+    if mask.dtype != bool or mask.shape != (shape[0],):
+        msg = f"Expected `hidden` to be bool of shape ({shape[0]},), found {mask.dtype} of {mask.shape}."
+        raise ValueError(msg)
+    if mask.all() or not mask.any():
+        msg = f"Expected hidden and seen observations, found {int(mask.sum())} of {mask.size} hidden."
+        raise ValueError(msg)
+    if method == "zero":
+        return np.zeros((int(mask.sum()), shape[1]), dtype=np.float32)
+    matrix = sparse.csr_array(expression) if sparse.issparse(expression) else np.asarray(expression)
+    seen = matrix[np.flatnonzero(~mask)]
+    if not np.isfinite(seen.data if sparse.issparse(seen) else seen).all():
+        msg = "`expression` has NaN or infinite values in seen observations. Remove or replace them."
+        raise ValueError(msg)
+    if method == "nearest":
+        weights = _weights(points, mask, n_neighbors, None)
+    else:
+        weights = _weights(points, mask, KERNEL_NEIGHBOURS, sigma or 1.5 * _spacing(points))
+    if method == "pca":
+        return _through_components(seen, weights, n_components, rng)
+    filled = weights @ seen
+    return np.asarray(filled.toarray() if sparse.issparse(filled) else filled, dtype=np.float32)
+
+
+def _spacing(points: np.ndarray) -> float:
+    """Median distance to the nearest other place, or 1 where all observations coincide."""
+    from scipy.spatial import cKDTree
+
+    places = np.unique(points, axis=0)
+    return float(np.median(cKDTree(places).query(places, k=2)[0][:, 1])) if len(places) > 1 else 1.0
+
+
+def _weights(points: np.ndarray, hidden: np.ndarray, n_neighbors: int, sigma: float | None) -> sparse.csr_array:
+    """Return (n_hidden, n_seen) weights of the nearest seen observations, rows summing to 1; equal without `sigma`."""
+    from scipy.spatial import cKDTree
+
+    seen = points[~hidden]
+    k = min(n_neighbors, len(seen))
+    distance, near = cKDTree(seen).query(points[hidden], k=range(1, k + 1))
+    weight = np.ones_like(distance)
+    if sigma is not None:
+        # relative to the nearest one, so that the middle of a large region does not underflow
+        weight = np.exp((distance[:, :1] ** 2 - distance**2) / (2 * sigma**2))
+    weight /= weight.sum(1, keepdims=True)
+    starts = np.arange(0, near.size + 1, k)
+    return sparse.csr_array((weight.ravel(), near.ravel(), starts), shape=(len(distance), len(seen)))
+
+
+def _through_components(
+    seen: Any, weights: sparse.csr_array, n_components: int, rng: int | np.random.Generator | None
+) -> np.ndarray:
+    """Interpolate principal components and return to genes."""
+    from sklearn.decomposition import PCA
+
+    n_components = min(n_components, *(side - 1 for side in seen.shape))
+    if n_components < 1:
+        msg = f"Expected at least 2 seen observations and 2 genes for `method='pca'`, found {seen.shape}."
+        raise ValueError(msg)
+    state = int(np.random.default_rng(rng).integers(2**31))
+    pca = PCA(n_components, svd_solver="arpack", random_state=state)
+    scores = pca.fit_transform(seen.astype(np.float64))
+    filled = pca.inverse_transform(weights @ scores)
+    lowest = seen.data.min(initial=0) if sparse.issparse(seen) else seen.min()
+    return np.asarray(np.maximum(filled, 0) if lowest >= 0 else filled, dtype=np.float32)

@@ -1,0 +1,205 @@
+"""Cluster an embedding into spatial domains."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from stimg import _keys
+from stimg._resolve import prepare, resolve_table, write_uns
+from stimg._validators import check_choice, check_coordinates, check_library_key, check_obsm, check_positive_int
+from stimg.tl._domains_methods import METHODS, choose_number, cluster, refine_labels
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+logger = logging.getLogger("stimg")
+
+# Okabe and Ito's colours and Paul Tol's muted ones: told apart with any colour vision.
+PALETTE = (
+    "#0072B2 #E69F00 #009E73 #CC79A7 #56B4E9 #D55E00 #F0E442 #882255 #117733 #999933 #332288 #44AA99 #AA4499 #661100"
+).split()
+REFINE_NEIGHBOURS = 18
+
+
+def domains(
+    adata: AnnData | SpatialData | Sequence[AnnData | SpatialData],
+    n_domains: int | Literal["auto"],
+    *,
+    method: Literal["mixture", "kmeans", "leiden"] = "mixture",
+    use_rep: str = _keys.EMBEDDING,
+    covariance: Literal["tied", "full"] = "tied",
+    n_components: int = 15,
+    candidates: Sequence[int] = tuple(range(3, 13)),
+    spatial_key: str = _keys.SPATIAL,
+    library_key: str | None = None,
+    refine: bool | int = False,
+    key_added: str = _keys.DOMAIN,
+    table_key: str | None = None,
+    rng: int | np.random.Generator | None = 0,
+    copy: bool = False,
+) -> AnnData | SpatialData | list[AnnData | SpatialData] | None:
+    """Find spatial domains: exactly `n_domains` clusters of the embedding.
+
+    Parameters
+    ----------
+    adata
+        A slide with :func:`stimg.tl.embed` done, or a list of slides that are clustered jointly.
+    n_domains
+        Number of domains, or `"auto"`: of `candidates` the one whose domains agree best between seeds (mean pairwise
+        adjusted Rand index; ties go to the larger number).
+    method
+        `"mixture"`: Gaussian mixture, best of several starts by likelihood. `"kmeans"`. `"leiden"`: Leiden on two
+        layers, the embedding's neighbour graph and the spatial one (leidenalg's multiplex partition; Traag et al.
+        2019), with the resolution searched for `n_domains`.
+    use_rep
+        Embedding in `.obsm`.
+    covariance
+        Of the mixture: `"tied"`, one for all domains, or `"full"`.
+    n_components
+        Principal components of the embedding that are clustered; 0 for the embedding itself.
+    candidates
+        Numbers tried by `n_domains="auto"`.
+    spatial_key
+        Coordinates, used by `"leiden"` and `refine`.
+    library_key
+        Column of `.obs` that tells sections of one object apart: no spatial neighbour is in another section.
+    refine
+        Replace each label by the commonest among this many nearest observations (`True`: 18). Off by default.
+    key_added
+        Key of the labels in `.obs`.
+    table_key
+        Table of a `SpatialData`.
+    rng
+        Seed or generator.
+    copy
+        Return changed copies and leave `adata` as it is.
+
+    Returns
+    -------
+    `None` (or the copy, or the list of copies), with
+    `.obs[key_added]` : categorical, `"1"` to `"n_domains"`, the largest domain first.
+    `.obs[key_added + "_confidence"]` : float32 in [0, 1]. Posterior probability (mixture), one minus the ratio of the
+    distances to the nearest and second nearest centre (k-means), or the share of embedding neighbours in the same
+    domain (Leiden).
+    `.uns[key_added + "_colors"]` : one colour a domain.
+    `.uns["stimg"]["domains"]` : parameters.
+
+    Raises
+    ------
+    KeyError
+        The embedding, the coordinates or the column `library_key` is missing.
+    ValueError
+        `n_domains` is above the number of observations, the embedding is not finite, or a bad argument.
+    RuntimeError
+        `n_domains` domains could not be reached.
+    """
+    from stimg import __version__
+
+    check_choice("method", method, METHODS)
+    check_choice("covariance", covariance, ("tied", "full"))
+    check_positive_int("n_components", n_components, minimum=0)
+    if n_domains != "auto":
+        check_positive_int("n_domains", n_domains)
+    given = list(adata) if isinstance(adata, list | tuple) else [adata]
+    if not given:
+        msg = "Expected at least one slide in `adata`, found an empty list."
+        raise ValueError(msg)
+    tables = [resolve_table(slide, table_key) for slide in given]
+    spatial = method == "leiden" or bool(refine)
+    embedding = np.concatenate([_embedding(table, use_rep) for table in tables])
+    for table in tables:
+        check_library_key(table, library_key)
+    coordinates = np.concatenate([check_coordinates(t, spatial_key) for t in tables]) if spatial else None
+    libraries = _libraries(tables, library_key)
+    largest = max(candidates) if n_domains == "auto" else n_domains
+    if largest > len(embedding):
+        msg = f"Expected `n_domains` of at most the {len(embedding)} observations, found {largest}."
+        raise ValueError(msg)
+    values = _components(embedding, n_components)
+    seed = int(np.random.default_rng(rng).integers(2**31))
+    options: dict[str, Any] = {"method": method, "covariance": covariance}
+    if method == "leiden":
+        options |= {"coordinates": coordinates, "libraries": libraries}
+    if n_domains == "auto":
+        n_domains = choose_number(values, candidates, seed=seed, **options)
+    labels, confidence = cluster(values, n_domains, seed=seed, **options)
+    if refine:
+        count = REFINE_NEIGHBOURS if refine is True else int(refine)
+        labels = refine_labels(labels, coordinates, libraries, count)
+        if len(np.unique(labels)) < n_domains:
+            msg = f"Refinement left {len(np.unique(labels))} of {n_domains} domains. Pass a smaller `refine`, or False."
+            raise RuntimeError(msg)
+    order = np.argsort(-np.bincount(labels, minlength=n_domains), kind="stable")
+    names = [str(i + 1) for i in range(n_domains)]
+    codes = np.argsort(order, kind="stable")[labels]
+    record = {
+        "n_domains": n_domains,
+        "method": method,
+        "covariance": covariance,
+        "use_rep": use_rep,
+        "n_components": n_components,
+        "library_key": library_key or "",
+        "refine": int(refine),
+        "seed": seed,
+        "key_added": key_added,
+        "version": __version__,
+    }
+    results = []
+    start = 0
+    for slide in given:
+        table, result = prepare(slide, table_key, copy)
+        part = slice(start, start + table.n_obs)
+        start += table.n_obs
+        table.obs[key_added] = pd.Categorical.from_codes(codes[part], names)
+        table.obs[key_added + _keys.CONFIDENCE_SUFFIX] = confidence[part].astype(np.float32)
+        table.uns[f"{key_added}_colors"] = _colours(n_domains)
+        write_uns(table, _keys.STEP_DOMAINS, record)
+        results.append(result)
+    logger.info("Added .obs[%r]: %d domains by %s of .obsm[%r].", key_added, n_domains, method, use_rep)
+    if not copy:
+        return None
+    return results if isinstance(adata, list | tuple) else results[0]
+
+
+def _embedding(table: AnnData, key: str) -> np.ndarray:
+    check_obsm(table, key, advice="Run `stimg.tl.embed(adata, model)` first.")
+    values = np.asarray(table.obsm[key], dtype=np.float64)
+    if not np.isfinite(values).all():
+        msg = f"`adata.obsm[{key!r}]` has {int((~np.isfinite(values)).any(1).sum())} rows with NaN or infinite values."
+        raise ValueError(msg)
+    return values
+
+
+def _libraries(tables: list[AnnData], library_key: str | None) -> np.ndarray:
+    """Return one integer a section; sections of different tables never meet."""
+    names = [
+        pd.Series(str(i), index=t.obs_names) if library_key is None else str(i) + "/" + t.obs[library_key].astype(str)
+        for i, t in enumerate(tables)
+    ]
+    return pd.factorize(pd.concat(names))[0]
+
+
+def _components(embedding: np.ndarray, n_components: int) -> np.ndarray:
+    """Principal components of the embedding, where it has more dimensions than asked for."""
+    if n_components == 0 or embedding.shape[1] <= n_components or len(embedding) <= n_components:
+        return embedding - embedding.mean(0)
+    from sklearn.decomposition import PCA
+
+    return PCA(n_components, svd_solver="full").fit_transform(embedding)
+
+
+def _colours(n_domains: int) -> list[str]:
+    """One colour a domain; beyond the palette, scanpy's large ones."""
+    if n_domains <= len(PALETTE):
+        return list(PALETTE[:n_domains])
+    from scanpy.plotting import palettes
+
+    larger = palettes.default_28 if n_domains <= len(palettes.default_28) else palettes.default_102
+    return [larger[i % len(larger)] for i in range(n_domains)]

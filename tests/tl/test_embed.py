@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import stimg
+
+
+def test_embedding_is_written_deterministic_and_invariant_to_row_order(make_slide, trained):
+    slide = make_slide()
+    stimg.tl.embed(slide, trained)
+    first = slide.obsm["X_stimg"]
+    assert first.shape == (300, 32)
+    assert first.dtype == np.float32
+    assert slide.uns["stimg"]["embed"]["n_genes_shared"] == 40
+    stimg.tl.embed(slide, trained, key_added="again", batch_size=1)
+    np.testing.assert_allclose(slide.obsm["again"], first, rtol=1e-4, atol=1e-5)
+    stimg.tl.embed(slide, trained)
+    np.testing.assert_array_equal(slide.obsm["X_stimg"], first)
+    order = np.random.default_rng(0).permutation(slide.n_obs)
+    shuffled = make_slide()[order].copy()
+    stimg.tl.embed(shuffled, trained)
+    np.testing.assert_allclose(shuffled.obsm["X_stimg"], first[order], rtol=1e-4, atol=1e-5)
+
+
+def test_a_saved_model_gives_the_same_embedding(make_slide, trained, tmp_path):
+    slide = make_slide()
+    trained.save(tmp_path / "m.safetensors")
+    stimg.tl.embed(slide, trained)
+    expected = slide.obsm["X_stimg"]
+    stimg.tl.embed(slide, tmp_path / "m.safetensors")
+    np.testing.assert_array_equal(slide.obsm["X_stimg"], expected)
+    assert len(slide.uns["stimg"]["embed"]["sha256"]) == 64
+
+
+def test_cells_on_one_site_share_their_row(make_slide, trained):
+    cells = make_slide("free")
+    stimg.tl.embed(cells, trained)
+    lattice, inverse = np.unique(cells.obsm["lattice"], axis=0, return_inverse=True)
+    shared = np.flatnonzero(np.bincount(inverse.ravel()) > 1)[0]
+    rows = cells.obsm["X_stimg"][inverse.ravel() == shared]
+    assert (rows == rows[0]).all()
+
+
+def test_expression_may_be_dense_csc_or_integer(make_slide, trained):
+    slide = make_slide()
+    stimg.tl.embed(slide, trained)
+    for convert in (lambda x: x.toarray(), lambda x: x.tocsc(), lambda x: x.astype(np.int32)):
+        other = make_slide()
+        other.X = convert(other.X)
+        before = other.X.copy()
+        stimg.tl.embed(other, trained)
+        np.testing.assert_allclose(other.obsm["X_stimg"], slide.obsm["X_stimg"], rtol=1e-4, atol=1e-5)
+        assert type(other.X) is type(before)
+        assert (other.X != before).sum() == 0
+
+
+def test_log_values_give_the_same_embedding(make_slide, trained):
+    import scanpy as sc
+
+    slide, logged = make_slide(), make_slide()
+    stimg.tl.embed(slide, trained)
+    sc.pp.normalize_total(logged, target_sum=1e4)
+    sc.pp.log1p(logged)
+    stimg.tl.embed(logged, trained, scale="log")
+    np.testing.assert_allclose(logged.obsm["X_stimg"], slide.obsm["X_stimg"], rtol=1e-2, atol=1e-3)
+    with pytest.raises(ValueError, match="scale='log'"):
+        stimg.tl.embed(logged, trained, scale="counts")
+
+
+def test_libraries_are_embedded_one_by_one(make_slide, trained):
+    import anndata
+
+    parts = [stimg.datasets.synthetic(n_obs=300, n_genes=60, seed=s) for s in (0, 1)]
+    joined = anndata.concat(parts, label="section", keys=["a", "b"], index_unique="-")
+    stimg.pp.to_lattice(joined, library_key="section")
+    stimg.tl.embed(joined, trained)
+    stimg.pp.to_lattice(parts[1])
+    stimg.tl.embed(parts[1], trained)
+    np.testing.assert_allclose(joined.obsm["X_stimg"][300:], parts[1].obsm["X_stimg"], rtol=1e-4, atol=1e-5)
+
+
+def test_copies_and_views(make_slide, trained):
+    slide = make_slide()
+    result = stimg.tl.embed(slide, trained, copy=True)
+    assert "X_stimg" in result.obsm
+    assert "X_stimg" not in slide.obsm
+    view = slide[:200]
+    stimg.tl.embed(view, trained)
+    assert "X_stimg" in view.obsm
+    assert "X_stimg" not in slide.obsm
+
+
+def test_few_genes_in_common_warn_and_none_is_an_error(make_slide, trained):
+    slide = make_slide()
+    few = slide[:, :30].copy()
+    with pytest.warns(UserWarning, match="will be less accurate"):
+        stimg.tl.embed(few, trained)
+    none = make_slide()
+    none.var_names = [f"X{i}" for i in range(none.n_vars)]
+    with pytest.raises(ValueError, match="No gene of"):
+        stimg.tl.embed(none, trained)
+    assert "X_stimg" not in none.obsm
+
+
+def test_bad_input_is_refused_and_leaves_the_slide_alone(make_slide, trained):
+    slide = make_slide()
+    keys = (list(slide.obsm), list(slide.uns["stimg"]))
+    for changes, error, message in (
+        ({"model": 3}, TypeError, "`model`"),
+        ({"model": "none.safetensors"}, FileNotFoundError, "No weights file"),
+        ({"layer": "none", "scale": "counts"}, KeyError, "`layer`"),
+        ({"scale": "raw"}, ValueError, "`scale`"),
+        ({"stride": 0}, ValueError, "`stride`"),
+        ({"readout": "middle"}, ValueError, "`readout`"),
+        ({"device": "tpu"}, ValueError, "`device`"),
+        ({"lattice_key": "grid"}, KeyError, "to_lattice"),
+    ):
+        with pytest.raises(error, match=message):
+            stimg.tl.embed(slide, **({"model": trained} | changes))
+    assert (list(slide.obsm), list(slide.uns["stimg"])) == keys
+    slide.X.data[0] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        stimg.tl.embed(slide, trained)
+    slide.X.data[0] = -1
+    with pytest.raises(ValueError, match="negative"):
+        stimg.tl.embed(slide, trained)
+    slide.var_names = ["GENE00000"] * slide.n_vars
+    with pytest.raises(ValueError, match="var_names_make_unique"):
+        stimg.tl.embed(slide, trained)
