@@ -12,6 +12,9 @@ from scipy import sparse
 if TYPE_CHECKING:
     from anndata import AnnData
 
+# No logarithm of a count, to whatever base and target sum in use, comes near.
+LARGEST_LOG = 50
+
 
 def check_choice(name: str, value: object, choices: Collection[str]) -> None:
     """Refuse a value that is none of `choices`."""
@@ -53,13 +56,6 @@ def check_library_key(table: AnnData, library_key: str | None) -> None:
         raise ValueError(msg)
 
 
-def check_not_empty(table: AnnData) -> None:
-    """Refuse a table without observations or without genes."""
-    if table.n_obs == 0 or table.n_vars == 0:
-        msg = f"Expected a slide with observations and genes, found {table.n_obs} x {table.n_vars}."
-        raise ValueError(msg)
-
-
 def check_var_unique(table: AnnData) -> None:
     """Refuse duplicated gene names."""
     if not table.var_names.is_unique:
@@ -68,7 +64,7 @@ def check_var_unique(table: AnnData) -> None:
         raise ValueError(msg)
 
 
-def check_coordinates(table: AnnData, key: str, rows: np.ndarray | None = None) -> np.ndarray:
+def check_coordinates(table: AnnData, key: str) -> np.ndarray:
     """Return finite coordinates float64 (n_obs, 2) from `.obsm[key]`, or refuse them."""
     check_obsm(table, key, advice="Give the coordinates' key as `spatial_key`.")
     values = np.asarray(table.obsm[key])
@@ -112,20 +108,32 @@ def check_expression(values: Any, scale: str, *, name: str = "X") -> sparse.csr_
 
     Raises
     ------
+    TypeError
+        Values that are no real numbers, or not in memory.
     ValueError
-        NaN, infinite or negative values; log data named counts, or counts named log.
+        NaN, infinite or negative values; log data named counts, or counts or values without logarithm named log.
     """
     check_choice("scale", scale, ("counts", "log"))
+    if hasattr(values, "compute"):
+        msg = f"Expected `adata.{name}` in memory, found a lazy {type(values).__name__}. Call `.compute()` on it first."
+        raise TypeError(msg)
+    if not sparse.issparse(values):
+        values = np.asarray(values)
+    if values.dtype.kind not in "buif":
+        msg = f"Expected real numbers in `adata.{name}`, found dtype {values.dtype}. Convert them, e.g. to float32."
+        raise TypeError(msg)
     matrix = sparse.csr_array(values)
-    matrix.sum_duplicates()
+    if not matrix.has_canonical_format:
+        matrix = matrix.copy()
+        matrix.sum_duplicates()
     data = matrix.data
     if not np.isfinite(data).all():
         msg = f"`adata.{name}` has {int((~np.isfinite(data)).sum())} NaN or infinite values. Remove or replace them."
         raise ValueError(msg)
     if (data < 0).any():
         msg = (
-            f"`adata.{name}` has {int((data < 0).sum())} negative values (least {data.min():g}); expression must not be "
-            "scaled or centred. Give raw counts or log-normalised values, e.g. by `layer=`."
+            f"`adata.{name}` has {int((data < 0).sum())} negative values (least {data.min():g}); expression must not "
+            "be scaled or centred. Give raw counts or log-normalised values, e.g. by `layer=`."
         )
         raise ValueError(msg)
     integer = bool(np.issubdtype(data.dtype, np.integer) or (data == np.rint(data)).all())
@@ -139,6 +147,12 @@ def check_expression(values: Any, scale: str, *, name: str = "X") -> sparse.csr_
         msg = (
             f"Expected log-normalised values in `adata.{name}` for `scale='log'`, found integers up to {data.max():g}. "
             "Pass `scale='counts'` for raw counts."
+        )
+        raise ValueError(msg)
+    if scale == "log" and data.size and data.max() > LARGEST_LOG:
+        msg = (
+            f"Expected log-normalised values in `adata.{name}` for `scale='log'`, found values up to {data.max():g}. "
+            "Take the logarithm first (`scanpy.pp.log1p`), or name the `layer` with counts and pass `scale='counts'`."
         )
         raise ValueError(msg)
     return sparse.csr_array(matrix, dtype=np.float32) if matrix.dtype != np.float32 else matrix

@@ -8,17 +8,20 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 REGULAR_SPREAD = 0.05
-SAMPLE = 4000
+MOST_OFF_SITE = 0.4
+MOST_SAMPLED = 50_000
 DENSITY_NEIGHBOURS = 8
+FEWEST_FOR_STEP = 16
+TIE = 1e-6
 
 
 @dataclass(frozen=True)
 class Layout:
     """One library on its lattice.
 
-    `lattice` int32 (n, 2): row and column, from 0. `kind`: `"hex"`, `"square"`, `"free"`. `origin`: array index, or
-    coordinate for `"free"`, of site (0, 0)'s corner. `parity`: of a hex lattice, see `Slide`. `transposed`: the array's
-    columns became the rows.
+    `lattice` int32 (n, 2): row and column, from 0. `kind`: `"hex"`, `"square"`, `"free"`. `origin`: (row, column) array
+    index of site (0, 0), or for `"free"` (y, x) of its corner. `parity`: of a hex lattice, see `Slide`. `transposed`:
+    the array's columns became the rows. `step`: of a square array's indices.
     """
 
     lattice: np.ndarray
@@ -26,6 +29,7 @@ class Layout:
     origin: tuple[float, float]
     parity: int = 0
     transposed: bool = False
+    step: int = 1
 
 
 def true_positions(layout: Layout) -> np.ndarray:
@@ -36,9 +40,15 @@ def true_positions(layout: Layout) -> np.ndarray:
     return np.column_stack([col + 0.5 * ((row + layout.parity) % 2), row * np.sqrt(0.75)])
 
 
-def fit_affine(layout: Layout, coordinates: np.ndarray | None) -> np.ndarray:
-    """Least-squares map float64 (3, 2) from true positions (x, y, 1) to coordinates; NaN where it is undetermined."""
-    if coordinates is None or layout.kind == "free" or len(coordinates) < 3:
+def fit_affine(layout: Layout, coordinates: np.ndarray | None, pitch: float | None = None) -> np.ndarray:
+    """Map float64 (3, 2) from true positions (x, y, 1) to coordinates; NaN where it is undetermined.
+
+    Exact for bins, which have a `pitch`; least squares for arrays.
+    """
+    if layout.kind == "free" and pitch is not None:
+        row, col = layout.origin
+        return np.array([[pitch, 0], [0, pitch], [col + pitch / 2, row + pitch / 2]])
+    if coordinates is None or len(coordinates) < 3:
         return np.full((3, 2), np.nan)
     design = np.column_stack([true_positions(layout), np.ones(len(coordinates))])
     if np.linalg.matrix_rank(design) < 3:
@@ -47,8 +57,13 @@ def fit_affine(layout: Layout, coordinates: np.ndarray | None) -> np.ndarray:
 
 
 def is_checkerboard(rows: np.ndarray, cols: np.ndarray) -> bool:
-    """Tell whether every second position of the array is used, as on hexagonal arrays."""
-    return len(rows) > 1 and len(np.unique((rows + cols) % 2)) == 1
+    """Tell whether every second position of the array is used, as on hexagonal arrays.
+
+    A square array whose indices all go in steps of two is none.
+    """
+    if len(rows) < 2 or len(np.unique((rows + cols) % 2)) > 1:
+        return False
+    return len(np.unique(rows)) == 1 or len(np.unique(cols)) == 1 or len(np.unique(rows % 2)) == 2
 
 
 def lay_hex(rows: np.ndarray, cols: np.ndarray, coordinates: np.ndarray | None = None) -> Layout:
@@ -68,22 +83,31 @@ def lay_hex(rows: np.ndarray, cols: np.ndarray, coordinates: np.ndarray | None =
 
 
 def lay_square(rows: np.ndarray, cols: np.ndarray) -> Layout:
-    """Lay an array as it is, from 0."""
+    """Lay an array from 0; indices that all go in larger steps (Stereo-seq bins named by DNB) are divided by them."""
     first_row, first_col = int(rows.min()), int(cols.min())
-    lattice = np.column_stack([rows - first_row, cols - first_col]).astype(np.int32)
-    return Layout(lattice, "square", (first_row, first_col))
+    index = np.column_stack([rows - first_row, cols - first_col])
+    step = max(int(np.gcd.reduce(index, axis=None)), 1) if len(rows) >= FEWEST_FOR_STEP else 1
+    return Layout((index // step).astype(np.int32), "square", (first_row, first_col), step=step)
 
 
 def lay_free(coordinates: np.ndarray, pitch: float) -> Layout:
-    """Lay coordinates in square bins centred on their bounding box, so that turning the slide only turns the bins."""
+    """Lay coordinates in square bins centred on their bounding box, so that turning the slide only turns the bins.
+
+    What lies on the edge between two bins belongs to the one nearer to the middle; where something lies in the very
+    middle, the number of bins is odd.
+    """
     low, high = coordinates.min(0), coordinates.max(0)
-    bins = np.maximum(np.ceil((high - low) / pitch), 1)
-    origin = (low + high) / 2 - bins * pitch / 2
-    index = np.clip(np.floor((coordinates - origin) / pitch), 0, bins - 1).astype(np.int64)
+    middle = (low + high) / 2
+    units = (coordinates - middle) / pitch
+    bins = np.floor((high - low) / pitch + TIE) + 1
+    bins += (bins % 2 == 0) & (np.abs(units) < TIE).any(0)
+    half = np.where(bins % 2 == 1, 0.5, 0.0)
+    from_middle = np.maximum(np.ceil(np.abs(units) - half - TIE), 1 - 2 * half)
+    index = np.sign(units) * from_middle + (bins - 1) / 2 + np.where(half == 0, -0.5 * np.sign(units), 0)
+    index = np.rint(index).astype(np.int64)
     first = index.min(0)
-    lattice = (index - first)[:, ::-1].astype(np.int32)
-    corner = origin + first * pitch
-    return Layout(lattice, "free", (float(corner[1]), float(corner[0])))
+    corner = middle + (first - bins / 2) * pitch
+    return Layout((index - first)[:, ::-1].astype(np.int32), "free", (float(corner[1]), float(corner[0])))
 
 
 def default_pitch(coordinates: np.ndarray) -> float:
@@ -118,40 +142,61 @@ def regular_grid(coordinates: np.ndarray) -> str | None:
 def grid_indices(coordinates: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray] | None:
     """Array indices (rows, cols) of coordinates on a regular grid at any angle, or `None` where they don't fit one.
 
-    The angle comes from the directions to the nearest neighbours; indices are rounded, an affine map is fitted to
-    them, and both are repeated.
+    The angle comes from the directions to the nearest neighbours. Around the middle, indices are rounded and an affine
+    map is fitted to them; with the map, twice as far, and so on over the slide.
     """
     fold = 6 if kind == "hex" else 4
-    tree = cKDTree(coordinates)
-    distances, neighbours = tree.query(coordinates, k=fold + 1)
+    distances, neighbours = cKDTree(coordinates).query(coordinates, k=fold + 1)
     pitch = float(np.median(distances[:, 1]))
+    if pitch == 0:
+        return None
     near = np.abs(distances[:, 1:] / pitch - 1) < 0.15
     offsets = coordinates[neighbours[:, 1:]][near] - np.repeat(coordinates, near.sum(1), axis=0)
-    angles = np.arctan2(offsets[:, 1], offsets[:, 0])
-    angle = np.angle(np.exp(1j * fold * angles).mean()) / fold
+    angle = _grid_angle(np.arctan2(offsets[:, 1], offsets[:, 0]), fold)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     centre = coordinates[np.argmin(((coordinates - coordinates.mean(0)) ** 2).sum(1))]
     units = (coordinates - centre) @ turn / pitch
-    for _ in range(5):
-        if kind == "hex":
-            rows = np.rint(units[:, 1] / np.sqrt(0.75))
-            cols = rows + 2 * np.rint(units[:, 0] - 0.5 * rows)
-            positions = np.column_stack([cols / 2, rows * np.sqrt(0.75)])
-        else:
-            rows, cols = np.rint(units[:, 1]), np.rint(units[:, 0])
-            positions = np.column_stack([cols, rows])
-        design = np.column_stack([units, np.ones(len(units))])
-        fitted = design @ np.linalg.lstsq(design, positions, rcond=None)[0]
-        residual = np.abs(fitted - positions).max()
-        units = fitted
-    if residual > 0.4:
+    design = np.column_stack([units, np.ones(len(units))])
+    distance = np.linalg.norm(units, axis=1)
+    radius = 6.0
+    while True:
+        inside = distance <= radius
+        positions = _nearest_sites(units, kind)[1]
+        if np.linalg.matrix_rank(design[inside]) == 3:
+            units = design @ np.linalg.lstsq(design[inside], positions[inside], rcond=None)[0]
+        if inside.all():
+            break
+        radius *= 2
+    (rows, cols), positions = _nearest_sites(units, kind)
+    if np.abs(units - positions).max() > MOST_OFF_SITE or len(np.unique(positions, axis=0)) < len(positions):
         return None
-    return rows.astype(np.int64), cols.astype(np.int64)
+    return rows, cols
+
+
+def _grid_angle(directions: np.ndarray, fold: int) -> float:
+    """Direction of the grid's rows: of its axes the one nearest to x or y, so that turned slides turn their lattice."""
+    angle = float(np.angle(np.exp(1j * fold * directions).mean())) / fold
+    axes = angle + 2 * np.pi / fold * np.arange(fold // 2)
+    off = np.abs((axes + np.pi / 4) % (np.pi / 2) - np.pi / 4)
+    return float(axes[np.argmin(np.round(off, 6))])
+
+
+def _nearest_sites(units: np.ndarray, kind: str) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """Array indices (rows, cols) nearest to positions in units of the pitch, and where these lie."""
+    if kind == "hex":
+        rows = np.rint(units[:, 1] / np.sqrt(0.75))
+        cols = rows + 2 * np.rint(units[:, 0] - 0.5 * rows)
+        positions = np.column_stack([cols / 2, rows * np.sqrt(0.75)])
+    else:
+        rows, cols = np.rint(units[:, 1]), np.rint(units[:, 0])
+        positions = np.column_stack([cols, rows])
+    return (rows.astype(np.int64), cols.astype(np.int64)), positions
 
 
 def _sample(coordinates: np.ndarray) -> np.ndarray:
-    """Evenly spaced observations in order of position, at most `SAMPLE`, whatever the order of rows."""
-    if len(coordinates) <= SAMPLE:
+    """Observations evenly spaced by distance from the middle, at most `MOST_SAMPLED`, whatever the order of rows."""
+    if len(coordinates) <= MOST_SAMPLED:
         return coordinates
-    order = np.lexsort(coordinates.T)
-    return coordinates[order[np.linspace(0, len(order) - 1, SAMPLE).astype(int)]]
+    offset = coordinates - (coordinates.min(0) + coordinates.max(0)) / 2
+    order = np.lexsort((*offset.T, (offset**2).sum(1)))
+    return coordinates[order[np.linspace(0, len(order) - 1, MOST_SAMPLED).astype(int)]]

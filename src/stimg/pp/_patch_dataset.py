@@ -181,7 +181,7 @@ class PatchDataset(Dataset):
             return self._restrict(size=1, stride=1, min_tissue=0.0)
         if unit == "slide":
             side = max(max(grid.shape) for grid in self.grids)
-            return self._restrict(size=side, stride=side, min_tissue=0.0)
+            return self._restrict(size=side, stride=1, min_tissue=0.0)
         return self
 
     def split(self, fraction: float) -> tuple[PatchDataset, PatchDataset | None]:

@@ -12,9 +12,9 @@ from stimg._resolve import prepare, resolve_table, write_uns
 from stimg._slide import log_normalise, moments
 from stimg._validators import (
     check_choice,
+    check_coordinates,
     check_expression,
     check_library_key,
-    check_obsm,
     check_positive_int,
     check_var_unique,
     get_layer,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("stimg")
 
 MORAN_CANDIDATES = 2
+NEIGHBOURS = 6
 
 
 def select_genes(
@@ -51,7 +52,7 @@ def select_genes(
 
     The weight is the variance of log-normalised expression (counts per `target_sum`, log1p) over the slide, as in Zhu
     et al. 2026 (arXiv 2603.13432), of the `n_genes` with the highest, and 0 for the rest. Expression stays sparse and
-    is not changed.
+    is not changed. Observations without counts stay zero when they are normalised; genes without counts get weight 0.
 
     Parameters
     ----------
@@ -63,11 +64,11 @@ def select_genes(
         `"variance"`, or `"moran"`: Moran's I by squidpy among the `2 * n_genes` most variable genes; the weight is
         the I of those above 0.
     genes
-        Use exactly these, weighted by variance, instead of choosing.
+        Use exactly these, weighted by variance, instead of choosing; `n_genes` and `method` do not count then.
     layer
         Layer with expression; by default `adata.X`.
     scale
-        What it holds: raw `"counts"`, or `"log"`-normalised values.
+        What it holds: raw `"counts"`, or `"log"`-normalised values. Checked, never guessed.
     target_sum
         Counts an observation is normalised to.
     spatial_key, library_key
@@ -88,9 +89,19 @@ def select_genes(
     Raises
     ------
     KeyError
-        Unknown layer or genes.
+        Unknown layer, genes, table, or coordinates.
+    TypeError
+        `genes` is one string, or expression is not numeric or not in memory.
     ValueError
-        Duplicated gene names; negative or NaN expression; values that do not fit `scale`; no gene that varies.
+        Duplicated gene names; negative or NaN expression; values that do not fit `scale`; no gene that varies; fewer
+        observations than Moran's I needs.
+
+    Examples
+    --------
+    >>> slide = stimg.datasets.synthetic("visium", seed=0)
+    >>> stimg.pp.select_genes(slide, n_genes=200)
+    >>> int((slide.var["stimg_weight"] > 0).sum())
+    200
     """
     from stimg import __version__
 
@@ -102,16 +113,18 @@ def select_genes(
     table = resolve_table(adata, table_key)
     check_var_unique(table)
     if method == "moran":
-        check_obsm(table, spatial_key, advice="Give the coordinates' key as `spatial_key`.")
+        check_coordinates(table, spatial_key)
         check_library_key(table, library_key)
-    if genes is not None and (unknown := [gene for gene in genes if gene not in table.var_names]):
-        msg = f"{len(unknown)} of {len(genes)} `genes` are not in `adata.var_names`: {unknown[:5]}."
-        raise KeyError(msg)
+    if genes is not None:
+        _check_genes(table, genes)
     expression = check_expression(get_layer(table, layer), scale, name=f"layers[{layer!r}]" if layer else "X")
     values = log_normalise(expression, target_sum) if scale == "counts" else expression
     variance = moments(values)[1] ** 2
     if genes is not None:
-        variance[~table.var_names.isin(list(genes))] = 0
+        wanted = table.var_names.isin(list(genes))
+        if flat := int((wanted & (variance == 0)).sum()):
+            logger.info("%d of the given genes do not vary over the slide and get weight 0.", flat)
+        variance[~wanted] = 0
     elif method == "moran":
         variance = _moran(table, values, variance, n_genes, spatial_key, library_key)
     weights = np.zeros(table.n_vars, dtype=np.float32)
@@ -119,7 +132,11 @@ def select_genes(
     weights[chosen] = variance[chosen]
     count = int((weights > 0).sum())
     if not count:
-        msg = "No gene varies over the slide: every weight would be 0. Check `layer` and `scale`."
+        msg = (
+            "Expected genes that vary over the slide, found none"
+            f"{' with Moran`s I above 0' if method == 'moran' else ''}: every weight would be 0. Check `layer`, `scale` "
+            "and `genes`."
+        )
         raise ValueError(msg)
     table, result = prepare(adata, table_key, copy)
     table.var[key_added] = weights
@@ -136,8 +153,31 @@ def select_genes(
             "version": __version__,
         },
     )
-    logger.info("Added .var[%r]: %d of %d genes selected by %s.", key_added, count, table.n_vars, method)
+    logger.info(
+        "Added .var[%r]: %d of %d genes selected by %s%s.",
+        key_added,
+        count,
+        table.n_vars,
+        "list" if genes is not None else method,
+        f" ({n_genes} asked for)" if genes is None and count < n_genes else "",
+    )
     return result
+
+
+def _check_genes(table: AnnData, genes: Sequence[str]) -> None:
+    """Refuse a list of genes that is none, is empty, or has unknown ones."""
+    if isinstance(genes, str):
+        msg = f"Expected `genes` to be a list of gene names, found the string {genes!r}. Pass `genes=[{genes!r}]`."
+        raise TypeError(msg)
+    if not len(genes):
+        msg = "Expected gene names in `genes`, found none. Leave it out to select by `method`."
+        raise ValueError(msg)
+    if unknown := [gene for gene in genes if gene not in table.var_names]:
+        msg = (
+            f"{len(unknown)} of {len(genes)} `genes` are not in `adata.var_names`: {unknown[:5]}. Expected names like "
+            f"{list(table.var_names[:3])}."
+        )
+        raise KeyError(msg)
 
 
 def _moran(
@@ -153,15 +193,26 @@ def _moran(
     import squidpy as sq
     from scipy import sparse
 
+    smallest = (
+        table.n_obs if library_key is None else int(table.obs[library_key].value_counts().loc[lambda n: n > 0].min())
+    )
+    if smallest <= NEIGHBOURS:
+        msg = (
+            f"Expected more than {NEIGHBOURS} observations in every library for `method='moran'`, found {smallest}. Use "
+            "`method='variance'`."
+        )
+        raise ValueError(msg)
     candidates = np.sort(np.argsort(-variance, kind="stable")[: MORAN_CANDIDATES * n_genes])
     candidates = candidates[variance[candidates] > 0]
     scratch = anndata.AnnData(
         sparse.csr_matrix(values[:, candidates]),
-        obs=table.obs[[library_key]].astype("category") if library_key else None,
+        obs=table.obs[[library_key]].astype(str).astype("category") if library_key else None,
         var=table.var[[]].iloc[candidates],
         obsm={spatial_key: np.asarray(table.obsm[spatial_key])},
     )
-    sq.gr.spatial_neighbors(scratch, spatial_key=spatial_key, library_key=library_key, coord_type="generic", n_neighs=6)
+    sq.gr.spatial_neighbors(
+        scratch, spatial_key=spatial_key, library_key=library_key, coord_type="generic", n_neighs=NEIGHBOURS
+    )
     found = sq.gr.spatial_autocorr(
         scratch, mode="moran", genes=list(scratch.var_names), n_perms=None, show_progress_bar=False, copy=True
     )

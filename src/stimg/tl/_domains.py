@@ -159,7 +159,7 @@ def domains(
         start += table.n_obs
         table.obs[key_added] = pd.Categorical.from_codes(codes[part], names)
         table.obs[key_added + _keys.CONFIDENCE_SUFFIX] = confidence[part].astype(np.float32)
-        table.uns[f"{key_added}_colors"] = _colours(n_domains)
+        table.uns[f"{key_added}_colors"] = domain_colours(n_domains)
         write_uns(table, _keys.STEP_DOMAINS, record)
         results.append(result)
     logger.info("Added .obs[%r]: %d domains by %s of .obsm[%r].", key_added, n_domains, method, use_rep)
@@ -195,7 +195,7 @@ def _components(embedding: np.ndarray, n_components: int) -> np.ndarray:
     return PCA(n_components, svd_solver="full").fit_transform(embedding)
 
 
-def _colours(n_domains: int) -> list[str]:
+def domain_colours(n_domains: int) -> list[str]:
     """One colour a domain; beyond the palette, scanpy's large ones."""
     if n_domains <= len(PALETTE):
         return list(PALETTE[:n_domains])

@@ -99,6 +99,8 @@ def pretrain(
     FileNotFoundError
         `resume` does not exist.
     """
+    import torch
+
     from stimg.nn import get_config
 
     config = get_config(config)
@@ -120,25 +122,26 @@ def pretrain(
     train = train.with_unit(unit)
     validation = None if validation is None else validation.with_unit(unit)
     batch_size = max(1, round(sites / (train.size**2 * _mean_tissue(train))))
-    network, history = _fit(
-        train,
-        validation,
-        config,
-        batch_size=min(batch_size, len(train)),
-        seed=seed,
-        num_workers=num_workers,
-        resume=resume,
-        checkpoint_dir=checkpoint_dir,
-        early_stopping=early_stopping,
-        callbacks=callbacks,
-        trainer_kwargs={
-            "max_epochs": max_epochs,
-            "max_steps": -1 if max_steps is None else max_steps,
-            "max_time": max_time,
-            "accelerator": {"cuda": "gpu"}.get(device, device),
-            **(trainer_kwargs or {}),
-        },
-    )
+    with torch.random.fork_rng(devices=[]):
+        network, history = _fit(
+            train,
+            validation,
+            config,
+            batch_size=min(batch_size, len(train)),
+            seed=seed,
+            num_workers=num_workers,
+            resume=resume,
+            checkpoint_dir=checkpoint_dir,
+            early_stopping=early_stopping,
+            callbacks=callbacks,
+            trainer_kwargs={
+                "max_epochs": max_epochs,
+                "max_steps": -1 if max_steps is None else max_steps,
+                "max_time": max_time,
+                "accelerator": {"cuda": "gpu"}.get(device, device),
+                **(trainer_kwargs or {}),
+            },
+        )
     return _make_model(network, history, patches, unit=unit, size=train.size, name=name, seed=seed)
 
 
@@ -173,9 +176,8 @@ def _fit(
     from stimg.tl._programs import gene_programs
     from stimg.tl._training import EpochSampler, History, PretrainModule
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = GeneMAE(config, len(train.genes))
+    torch.manual_seed(seed)
+    network = GeneMAE(config, len(train.genes))
     if config.n_programs:
         network.start_from_programs(*map(torch.from_numpy, gene_programs(train, config.dim // 2)))
     repeats = -(-CROPS_A_SLIDE * len(train.slides) // len(train))
@@ -228,6 +230,8 @@ def _quiet_lightning() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+            warnings.filterwarnings("ignore", message=".*Skipping val loop.*")
+            warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint.*")
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
             warnings.filterwarnings("ignore", message=".*number of training batches.*is smaller than the logging.*")

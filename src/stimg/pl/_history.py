@@ -1,0 +1,50 @@
+"""Draw the losses of a training run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from stimg.models import Model
+
+
+def history(model: Model | pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw training and validation loss against epochs.
+
+    Parameters
+    ----------
+    model
+        From :func:`stimg.tl.pretrain`, or its `history`.
+    ax
+        Axes to draw into.
+
+    Returns
+    -------
+    Axes
+        With one line a loss.
+
+    Raises
+    ------
+    ValueError
+        The history is empty.
+    """
+    import matplotlib.pyplot as plt
+
+    table = getattr(model, "history", model)
+    if not len(table):
+        msg = "Expected a model with a history, found none: it was not trained in epochs."
+        raise ValueError(msg)
+    if ax is None:
+        ax = plt.subplots(figsize=(5, 3.2), layout="constrained")[1]
+    ax.plot(table["epoch"] + 1, table["train_loss"], marker="o", ms=3, color="#0072B2", label="training")
+    if table["val_loss"].notna().any():
+        ax.plot(table["epoch"] + 1, table["val_loss"], marker="o", ms=3, color="#D55E00", label="held-out windows")
+    ax.set_xlabel("epoch")
+    ax.set_ylabel("loss")
+    ax.set_title("Masked reconstruction loss")
+    ax.legend(frameon=False)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
