@@ -146,7 +146,9 @@ def main() -> None:
     mean = table.groupby("method", sort=False).mean(numeric_only=True).reset_index().assign(section="mean")
     table = pd.concat([table, mean])
     command = f"python benchmarks/dlpfc.py --config {args.config} --max-epochs {args.max_epochs}"
-    text = f"# DLPFC, leave one section out\n\n`{command}` (stimg {stimg.__version__})\n\n{__doc__.split(chr(10), 4)[4]}\n"
+    text = (
+        f"# DLPFC, leave one section out\n\n`{command}` (stimg {stimg.__version__})\n\n{__doc__.split(chr(10), 4)[4]}\n"
+    )
     args.out.write_text(text + table.round(3).to_markdown(index=False) + "\n")
 
 

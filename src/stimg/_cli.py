@@ -257,7 +257,7 @@ def _analyse(slide: AnnData, model: Model, args: argparse.Namespace) -> None:
     if labels is not None and labels.notna().any():
         known = labels.notna().to_numpy()
         scores = metrics.domain_scores(labels[known].to_numpy(), found[known].to_numpy())
-        _say("agreement", f"ARI {scores['ARI']:.2f} with .obs[{LABELS!r}] (1 is perfect, 0 is chance)")
+        _say("agreement", f"ARI {scores['ari']:.2f} with .obs[{LABELS!r}] (1 is perfect, 0 is chance)")
     tl.reconstruct(slide, model, layer=args.layer, scale=args.scale)
     _say("denoised", f"expression, in .layers[{_keys.RECONSTRUCTION!r}]")
 

@@ -68,6 +68,9 @@ def synthetic(
     check_positive_int("n_domains", n_domains)
     check_positive_int("n_obs", n_obs, minimum=max(10, n_domains))
     check_positive_int("n_genes", n_genes, minimum=max(10, n_domains))
+    if not (np.isfinite(depth) and depth > 0):
+        msg = f"Expected `depth` to be a positive number, found {depth!r}."
+        raise ValueError(msg)
     rng = np.random.default_rng(seed)
     coordinates, array = _places(KIND_OF_PLATFORM[platform], n_obs, rng)
     unit = (coordinates - coordinates.min(0)) / np.ptp(coordinates, axis=0).max()

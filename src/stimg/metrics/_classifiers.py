@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 METHODS = ("knn", "logistic", "mlp")
-MLP_EPOCHS = 60
+MLP_EPOCHS = 40
 MLP_BATCH = 128
 
 

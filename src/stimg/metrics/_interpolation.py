@@ -18,65 +18,60 @@ KERNEL_NEIGHBOURS = 64
 
 
 def hide_regions(
-    lattice: ArrayLike,
-    size: int,
-    *,
-    n_regions: int = 1,
-    min_occupied: float = 1.0,
-    rng: int | np.random.Generator | None = 0,
+    lattice: ArrayLike, size: int, *, n_regions: int = 5, rng: int | np.random.Generator | None = 0
 ) -> np.ndarray:
-    """Choose square regions of a slide to hide, each within the tissue.
+    """Choose square regions that lie wholly on tissue and do not overlap.
 
     Parameters
     ----------
     lattice
-        Row and column of every observation, integer, shape (n_obs, 2): `adata.obsm["lattice"]` of one library.
+        Row and column of every observation, integer, shape (n_obs, 2): `.obsm["lattice"]` of one section.
     size
-        Side of the squares, in sites.
+        Side in sites.
     n_regions
-        How many; they are different squares, which may overlap.
-    min_occupied
-        Least share of a square's sites that must hold observations. 1: none outside the tissue or in a hole.
+        Number of regions; fewer where no more fit.
     rng
         Seed or generator.
 
     Returns
     -------
     numpy.ndarray
-        bool, shape (n_regions, n_obs): the observations of each region, all those of a site together.
+        bool, shape (n_obs,): True where hidden, for all observations of a site alike.
 
     Raises
     ------
     ValueError
-        A lattice that is none, `size` or `n_regions` below 1, or fewer such squares than asked for.
+        A lattice that is none, `size` or `n_regions` below 1, or no region of that size fits.
     """
     sites = np.asarray(lattice)
     if sites.ndim != 2 or sites.shape[1] != 2 or not len(sites) or not np.issubdtype(sites.dtype, np.integer):
-        msg = f"Expected `lattice` to be integer of shape (n_obs, 2), found {sites.dtype} of {sites.shape}."
+        msg = f"Expected `lattice` as integers of shape (n_obs, 2), found {sites.dtype} of {sites.shape}."
         msg += " Run `stimg.pp.to_lattice(adata)` and pass `adata.obsm['lattice']`."
         raise ValueError(msg)
     check_positive_int("size", size)
     check_positive_int("n_regions", n_regions)
-    if not 0 < min_occupied <= 1:
-        msg = f"Expected `min_occupied` above 0 and at most 1, found {min_occupied!r}."
-        raise ValueError(msg)
     sites = sites.astype(np.int64) - sites.min(0)
-    occupied = np.zeros(sites.max(0) + 1, dtype=np.int64)
-    occupied[sites[:, 0], sites[:, 1]] = 1
+    filled = np.zeros(sites.max(0) + 1, dtype=np.int64)
+    filled[sites[:, 0], sites[:, 1]] = 1
+    taken = np.zeros(filled.shape, dtype=bool)
     corners = np.empty((0, 2), dtype=np.int64)
-    if size <= min(occupied.shape):
-        total = np.pad(occupied, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    if size <= min(filled.shape):
+        total = np.pad(filled, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
         inside = total[size:, size:] - total[:-size, size:] - total[size:, :-size] + total[:-size, :-size]
-        corners = np.argwhere(inside >= min_occupied * size**2)
-    if len(corners) < n_regions:
-        msg = (
-            f"Expected {n_regions} squares of {size} x {size} sites within the tissue, found {len(corners)} on a "
-            f"lattice of {occupied.shape[0]} x {occupied.shape[1]}. Lower `size`, `n_regions` or `min_occupied`."
-        )
+        corners = np.argwhere(inside == size**2)
+    if not len(corners):
+        msg = f"No {size} x {size} region lies wholly on tissue (lattice of {filled.shape[0]} x {filled.shape[1]}). "
+        msg += "Choose a smaller `size`."
         raise ValueError(msg)
-    chosen = corners[np.random.default_rng(rng).choice(len(corners), n_regions, replace=False)]
-    offset = sites[None] - chosen[:, None]
-    return ((offset >= 0) & (offset < size)).all(2)
+    found = 0
+    for row, col in np.random.default_rng(rng).permutation(corners):
+        window = (slice(row, row + size), slice(col, col + size))
+        if not taken[window].any():
+            taken[window] = True
+            found += 1
+            if found == n_regions:
+                break
+    return taken[sites[:, 0], sites[:, 1]]
 
 
 def interpolate_hidden(
@@ -84,13 +79,13 @@ def interpolate_hidden(
     positions: ArrayLike,
     hidden: ArrayLike,
     *,
-    method: Literal["nearest", "gaussian", "pca", "zero"] = "gaussian",
+    method: Literal["nearest", "gaussian", "pca", "zero"] = "nearest",
     n_neighbors: int = 6,
-    sigma: float | None = None,
+    bandwidth: float | None = None,
     n_components: int = 30,
     rng: int | np.random.Generator | None = 0,
 ) -> np.ndarray:
-    """Fill hidden observations from the seen ones, without a model.
+    """Fill hidden observations from seen ones, as a baseline for :func:`stimg.tl.reconstruct`.
 
     Parameters
     ----------
@@ -99,14 +94,14 @@ def interpolate_hidden(
     positions
         True positions, shape (n_obs, 2).
     hidden
-        bool, shape (n_obs,), e.g. a row of :func:`hide_regions`.
+        bool, shape (n_obs,), e.g. of :func:`hide_regions`.
     method
         `"nearest"`: mean of the `n_neighbors` nearest seen observations. `"gaussian"`: mean of the 64 nearest seen
         ones, weighted by a Gaussian of their distance. `"pca"`: the same of the slide's principal components, fitted
         on seen observations, then back to genes (cut at 0 if the expression has no negative value). `"zero"`: zeros.
     n_neighbors
         Of `"nearest"`.
-    sigma
+    bandwidth
         Standard deviation of the Gaussian, in the unit of `positions`. By default 1.5 times the median distance
         between nearest observations.
     n_components
@@ -127,8 +122,8 @@ def interpolate_hidden(
     check_choice("method", method, METHODS)
     check_positive_int("n_neighbors", n_neighbors)
     check_positive_int("n_components", n_components)
-    if sigma is not None and not (np.isfinite(sigma) and sigma > 0):
-        msg = f"Expected `sigma` to be a positive number, found {sigma!r}."
+    if bandwidth is not None and not (np.isfinite(bandwidth) and bandwidth > 0):
+        msg = f"Expected `bandwidth` to be a positive number, found {bandwidth!r}."
         raise ValueError(msg)
     shape = np.shape(expression)
     if len(shape) != 2 or 0 in shape:
@@ -152,7 +147,7 @@ def interpolate_hidden(
     if method == "nearest":
         weights = _weights(points, mask, n_neighbors, None)
     else:
-        weights = _weights(points, mask, KERNEL_NEIGHBOURS, sigma or 1.5 * _spacing(points))
+        weights = _weights(points, mask, KERNEL_NEIGHBOURS, bandwidth or 1.5 * _spacing(points))
     if method == "pca":
         return _through_components(seen, weights, n_components, rng)
     filled = weights @ seen

@@ -1,174 +1,117 @@
-"""Hidden regions, what simple interpolation makes of them, and scores."""
+"""Errors of reconstructed expression."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
 
-from stimg._validators import check_choice, check_positive_int
-
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-COMPONENTS = 30
+GENES_AT_ONCE = 512
 
 
-def reconstruction_scores(true: Any, predicted: ArrayLike, *, hidden: ArrayLike | None = None) -> dict[str, float]:
-    """Compare predicted with measured expression.
+def reconstruction_scores(true: Any, predicted: Any, *, hidden: ArrayLike | None = None) -> dict[str, float]:
+    """Compare reconstructed with measured expression, both log-normalised.
 
     Parameters
     ----------
     true
-        Measured values, dense or sparse, shape (n_obs, n_genes).
+        Measured expression, dense or sparse, shape (n_obs, n_genes).
     predicted
-        Predicted values, same shape.
+        Reconstruction, dense or sparse, same shape. Genes with NaN at judged values are left out.
     hidden
-        bool, shape (n_obs,): the observations that count; all by default.
+        Which values are judged: bool, shape (n_obs,) for whole observations or (n_obs, n_genes). By default all.
 
     Returns
     -------
     dict
-        `mse`, `mae`, `pearson` (mean over genes of the correlation over observations) and `n_genes_undefined` (genes
-        without variance on either side, left out of `pearson`). Genes that are NaN in `predicted` are left out.
+        `mse` and `mae` over the judged values, `pearson` (mean over genes of the correlation over observations),
+        `n_values`, `n_genes` (with a correlation), `n_genes_undefined` (constant in either, or judged at fewer than
+        two observations: no correlation, left out of the mean, which is NaN if all are) and `n_genes_missing` (NaN in
+        `predicted`: left out of everything).
 
     Raises
     ------
     ValueError
-        Shapes differ, or nothing is hidden.
+        Shapes differ, measured values are not finite, the mask has another shape or type, or nothing is judged.
     """
-    a = true.toarray() if sparse.issparse(true) else np.asarray(true)
-    b = np.asarray(predicted)
-    if a.shape != b.shape or a.ndim != 2:
-        msg = f"Expected `predicted` of the shape of `true`, {a.shape}, found {b.shape}."
+    measured, guess = _matrix(true, "true"), _matrix(predicted, "predicted")
+    if measured.shape != guess.shape:
+        msg = f"Expected `predicted` of the shape of `true`, {measured.shape}, found {guess.shape}."
         raise ValueError(msg)
-    if hidden is not None:
-        mask = np.asarray(hidden)
-        if mask.dtype != bool or mask.shape != (len(a),) or not mask.any():
-            msg = f"Expected `hidden` as bool of shape ({len(a)},) with at least one True."
-            raise ValueError(msg)
-        a, b = a[mask], b[mask]
-    known = np.isfinite(b).all(0)
-    a, b = a[:, known].astype(np.float64), b[:, known].astype(np.float64)
-    x, y = a - a.mean(0), b - b.mean(0)
-    scale = np.sqrt((x**2).sum(0) * (y**2).sum(0))
-    defined = scale > 1e-12
-    correlation = (x * y).sum(0)[defined] / scale[defined]
+    if bad := int((~np.isfinite(measured.data if sparse.issparse(measured) else measured)).sum()):
+        msg = f"`true` has {bad} NaN or infinite values. Remove or replace them."
+        raise ValueError(msg)
+    mask = None if hidden is None else _check_mask(np.asarray(hidden), measured.shape)
+    if mask is not None and mask.ndim == 1:
+        rows = np.flatnonzero(mask)
+        measured, guess, mask = measured[rows], guess[rows], None
+    squared = absolute = 0.0
+    n_values = n_missing = 0
+    correlations = []
+    for start in range(0, measured.shape[1], GENES_AT_ONCE):
+        genes = slice(start, start + GENES_AT_ONCE)
+        x, y = _dense(measured[:, genes]), _dense(guess[:, genes])
+        judged = np.ones(x.shape, dtype=bool) if mask is None else mask[:, genes]
+        known = (np.isfinite(y) | ~judged).all(0)
+        x, y, judged = x[:, known], y[:, known], judged[:, known]
+        error = (y - x)[judged]
+        squared += float((error**2).sum())
+        absolute += float(np.abs(error).sum())
+        n_values += error.size
+        n_missing += int((~known).sum())
+        correlations.append(_correlations(x, y, judged))
+    if not n_values:
+        msg = "Expected reconstructed values in `predicted`, found none that are finite where judged."
+        raise ValueError(msg)
+    pearson = np.concatenate(correlations)
+    defined = pearson[~np.isnan(pearson)]
     return {
-        "mse": float(((a - b) ** 2).mean()),
-        "mae": float(np.abs(a - b).mean()),
-        "pearson": float(correlation.mean()) if defined.any() else float("nan"),
-        "n_genes_undefined": float((~defined).sum()),
+        "mse": squared / n_values,
+        "mae": absolute / n_values,
+        "pearson": float(defined.mean()) if defined.size else float("nan"),
+        "n_values": n_values,
+        "n_genes": int(defined.size),
+        "n_genes_undefined": int(pearson.size - defined.size),
+        "n_genes_missing": n_missing,
     }
 
 
-def hide_regions(
-    lattice: ArrayLike, size: int, *, n_regions: int = 5, rng: int | np.random.Generator | None = 0
-) -> np.ndarray:
-    """Choose square regions that lie wholly on tissue and do not overlap.
-
-    Parameters
-    ----------
-    lattice
-        int, shape (n_obs, 2): `.obsm["lattice"]` of one section.
-    size
-        Side in sites.
-    n_regions
-        Number of regions; fewer where no more fit.
-    rng
-        Seed or generator.
-
-    Returns
-    -------
-    ndarray
-        bool, shape (n_obs,): True where hidden.
-
-    Raises
-    ------
-    ValueError
-        No region of that size fits.
-    """
-    check_positive_int("size", size)
-    check_positive_int("n_regions", n_regions)
-    places = np.asarray(lattice)
-    filled = np.zeros(places.max(0) + 1, dtype=bool)
-    filled[places[:, 0], places[:, 1]] = True
-    taken = np.zeros_like(filled)
-    found = 0
-    corners = np.argwhere(filled[: max(filled.shape[0] - size + 1, 0), : max(filled.shape[1] - size + 1, 0)])
-    for row, col in np.random.default_rng(rng).permutation(corners):
-        window = (slice(row, row + size), slice(col, col + size))
-        if filled[window].all() and not taken[window].any():
-            taken[window] = True
-            found += 1
-            if found == n_regions:
-                break
-    if not found:
-        msg = f"No {size} x {size} region lies wholly on tissue. Choose a smaller `size`."
+def _matrix(values: Any, name: str) -> Any:
+    """Return the values as a 2-D array, or as CSC, whose columns and rows can be taken."""
+    matrix = sparse.csc_array(values) if sparse.issparse(values) else np.asarray(values)
+    if matrix.ndim != 2 or 0 in matrix.shape:
+        msg = f"Expected `{name}` of shape (n_obs, n_genes), found {matrix.shape}."
         raise ValueError(msg)
-    return taken[places[:, 0], places[:, 1]]
+    return matrix
 
 
-def interpolate_hidden(
-    expression: Any,
-    positions: ArrayLike,
-    hidden: ArrayLike,
-    *,
-    method: Literal["nearest", "gaussian", "pca", "zero"] = "nearest",
-    n_neighbors: int = 6,
-    bandwidth: float = 2.0,
-) -> np.ndarray:
-    """Fill hidden observations from seen ones, as a baseline for :func:`stimg.tl.reconstruct`.
-
-    Parameters
-    ----------
-    expression
-        Dense or sparse, shape (n_obs, n_genes). Hidden rows are not looked at.
-    positions
-        Shape (n_obs, 2), in units of the pitch.
-    hidden
-        bool, shape (n_obs,).
-    method
-        `"nearest"`: mean of the `n_neighbors` nearest seen observations. `"gaussian"`: mean of the `10 *
-        n_neighbors` nearest, weighted by a Gaussian of `bandwidth` beyond the nearest one. `"pca"`: the same in the
-        space of 30 principal components of the seen observations. `"zero"`: zeros.
-    n_neighbors, bandwidth
-        See `method`.
-
-    Returns
-    -------
-    ndarray
-        float32, shape (n_hidden, n_genes).
-
-    Raises
-    ------
-    ValueError
-        Nothing is hidden, nothing is seen, or shapes differ.
-    """
-    check_choice("method", method, ("nearest", "gaussian", "pca", "zero"))
-    check_positive_int("n_neighbors", n_neighbors)
-    mask = np.asarray(hidden, dtype=bool)
-    if mask.shape != (expression.shape[0],) or not mask.any() or mask.all():
-        msg = f"Expected `hidden` as bool of shape ({expression.shape[0]},), neither all nor none."
+def _check_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    if mask.dtype != bool or mask.shape not in ((shape[0],), shape):
+        msg = f"Expected `hidden` as bool of shape ({shape[0]},) or {shape}, found {mask.dtype} of {mask.shape}."
         raise ValueError(msg)
-    if method == "zero":
-        return np.zeros((int(mask.sum()), expression.shape[1]), dtype=np.float32)
-    from scipy.spatial import cKDTree
+    if not mask.any():
+        msg = "Expected `hidden` with at least one True, found none."
+        raise ValueError(msg)
+    return mask
 
-    places = np.asarray(positions, dtype=np.float64)
-    seen = sparse.csr_array(expression)[np.flatnonzero(~mask)]
-    count = min(n_neighbors if method == "nearest" else 10 * n_neighbors, seen.shape[0])
-    distances, near = cKDTree(places[~mask]).query(places[mask], k=np.arange(1, count + 1))
-    beyond = distances - distances[:, :1]
-    weights = np.ones_like(distances) if method == "nearest" else np.exp(-0.5 * (beyond / bandwidth) ** 2)
-    weights /= weights.sum(1, keepdims=True)
-    rows = np.repeat(np.arange(len(near)), count)
-    mix = sparse.csr_array((weights.ravel(), (rows, near.ravel())), shape=(len(near), seen.shape[0]))
-    if method != "pca":
-        return (mix @ seen).toarray().astype(np.float32)
-    from sklearn.decomposition import PCA
 
-    components = PCA(min(COMPONENTS, *seen.shape), svd_solver="randomized", random_state=0)
-    scores = components.fit_transform(seen.toarray())
-    return components.inverse_transform(mix @ scores).astype(np.float32)
+def _dense(block: Any) -> np.ndarray:
+    return np.asarray(block.toarray() if sparse.issparse(block) else block, dtype=np.float64)
+
+
+def _correlations(x: np.ndarray, y: np.ndarray, judged: np.ndarray) -> np.ndarray:
+    """Pearson's correlation of each column over its judged rows, NaN where undefined."""
+    number = judged.sum(0)
+    varies = number > 1
+    centred = []
+    for values in (x, y):
+        varies &= np.where(judged, values, -np.inf).max(0) > np.where(judged, values, np.inf).min(0)
+        mean = np.where(judged, values, 0).sum(0) / np.maximum(number, 1)
+        centred.append(np.where(judged, values - mean, 0))
+    product = (centred[0] * centred[1]).sum(0)
+    scale = np.sqrt((centred[0] ** 2).sum(0) * (centred[1] ** 2).sum(0))
+    return np.where(varies & (scale > 0), product / np.where(scale > 0, scale, 1), np.nan)

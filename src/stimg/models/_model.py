@@ -156,7 +156,7 @@ class Model:
                 with torch.device("meta"):
                     network = GeneMAE(config, len(genes))
                 expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-                _check_tensors(path, expected, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})  # noqa: SIM118
+                _check_tensors(path, expected, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})
                 tensors = {name: file.get_tensor(name).float() for name in expected}
         except SafetensorError as error:
             msg = f"{str(path)!r} is truncated or is no safetensors file ({error}). Copy or download it again."

@@ -84,12 +84,12 @@ class Transformer(nn.Module):
 
 
 class GeneMAE(nn.Module):
-    """Masked autoencoder on patches of a slide, with gene-indexed input and output layers.
+    r"""Masked autoencoder on patches of a slide, with gene-indexed input and output layers.
 
-    A site's token is :math:`s \\sum_g x_g W_{in}[g]` over the channels that the patch shows there, with
-    :math:`s = \\sqrt{512} / m` for `m` visible channels, so that `m` and the panel may vary. Only visible sites enter
+    A site's token is :math:`s \sum_g x_g W_{in}[g]` over the channels that the patch shows there, with
+    :math:`s = \sqrt{512} / m` for `m` visible channels, so that `m` and the panel may vary. Only visible sites enter
     the encoder (He et al. 2022, arXiv 2111.06377); the decoder sees mask tokens in place of the hidden ones and
-    predicts gene `g` as :math:`h \\cdot W_{out}[g] + b_g`.
+    predicts gene `g` as :math:`h \cdot W_{out}[g] + b_g`.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ class GeneMAE(nn.Module):
         return total * self.token_scale(shown.sum(-1, keepdim=True))
 
     def encode(self, tokens: Tensor, positions: Tensor, valid: Tensor) -> Tensor:
-        """Encoder output (batch, sites, dim); rows of sites that are not `valid` are zero."""
+        """Return encoder output (batch, sites, dim); rows of sites that are not `valid` are zero."""
         order = (~valid).to(torch.uint8).argsort(dim=1, stable=True)[:, : max(int(valid.sum(1).max()), 1)]
         index = order[..., None].expand(-1, -1, tokens.shape[-1])
         packed_valid = valid.gather(1, order)
@@ -144,7 +144,7 @@ class GeneMAE(nn.Module):
         return torch.zeros_like(tokens, dtype=encoded.dtype).scatter(1, index, encoded)
 
     def decode(self, encoded: Tensor, positions: Tensor, present: Tensor, visible: Tensor) -> Tensor:
-        """Decoder states (batch, sites, dim) at every present site; mask tokens stand where not `visible`."""
+        """Return decoder states (batch, sites, dim) at every present site; mask tokens stand where not `visible`."""
         states = torch.where(visible[..., None], self.bridge(encoded), self.mask_token.to(encoded.dtype))
         return self.decoder(states, positions, present)
 

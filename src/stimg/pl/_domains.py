@@ -88,7 +88,9 @@ def domains(
     alpha = np.clip(table.obs[faded].to_numpy(dtype=float)[rows], 0.15, 1) if confidence else None
     if image:
         _draw_image(ax, table, library)
-    draw_spots(ax, coordinates[rows], pitch_of(table, coordinates), facecolors=faces, alpha=alpha, linewidths=0, zorder=2)
+    draw_spots(
+        ax, coordinates[rows], pitch_of(table, coordinates), facecolors=faces, alpha=alpha, linewidths=0, zorder=2
+    )
     present = [i for i in range(len(names)) if (codes == i).any()]
     entries = [(names[i], colours[i]) for i in present]
     if (codes < 0).any():
@@ -111,7 +113,9 @@ def _rows(table: AnnData, library_key: str | None, library: str | None) -> np.nd
         msg = f"`adata.obs[{library_key!r}]` has several sections; name one as `library`: {[str(n) for n in names]}."
         raise ValueError(msg)
     if library is not None and library not in names:
-        msg = f"No section {library!r} (`library`) in `adata.obs[{library_key!r}]`. Available: {[str(n) for n in names]}."
+        msg = (
+            f"No section {library!r} (`library`) in `adata.obs[{library_key!r}]`. Available: {[str(n) for n in names]}."
+        )
         raise ValueError(msg)
     return np.flatnonzero(sections == (names[0] if library is None else library))
 

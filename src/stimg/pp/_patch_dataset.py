@@ -132,7 +132,7 @@ class PatchDataset(Dataset):
         }
 
     def _window_positions(self, k: int, row: int, col: int) -> np.ndarray:
-        """True positions (size, size, 2) of a window's sites, occupied or not, from its own top-left corner."""
+        """Return true positions (size, size, 2) of a window's sites, occupied or not, from its top-left corner."""
         slide = self.slides[k]
         rows, cols = np.mgrid[row : row + self.size, col : col + self.size]
         if slide.kind == "hex":

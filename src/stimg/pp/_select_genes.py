@@ -23,6 +23,7 @@ from stimg._validators import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pandas as pd
     from anndata import AnnData
     from scipy import sparse
     from spatialdata import SpatialData
@@ -134,8 +135,8 @@ def select_genes(
     if not count:
         msg = (
             "Expected genes that vary over the slide, found none"
-            f"{' with Moran`s I above 0' if method == 'moran' else ''}: every weight would be 0. Check `layer`, `scale` "
-            "and `genes`."
+            f"{' with a Moran statistic above 0' if method == 'moran' else ''}: every weight would be 0. Check "
+            "`layer`, `scale` and `genes`."
         )
         raise ValueError(msg)
     table, result = prepare(adata, table_key, copy)
@@ -193,29 +194,44 @@ def _moran(
     import squidpy as sq
     from scipy import sparse
 
-    smallest = (
-        table.n_obs if library_key is None else int(table.obs[library_key].value_counts().loc[lambda n: n > 0].min())
-    )
-    if smallest <= NEIGHBOURS:
-        msg = (
-            f"Expected more than {NEIGHBOURS} observations in every library for `method='moran'`, found {smallest}. Use "
-            "`method='variance'`."
-        )
-        raise ValueError(msg)
+    graph = _neighbours(check_coordinates(table, spatial_key), table.obs[library_key] if library_key else None)
     candidates = np.sort(np.argsort(-variance, kind="stable")[: MORAN_CANDIDATES * n_genes])
     candidates = candidates[variance[candidates] > 0]
+    result = np.zeros_like(variance)
+    if not len(candidates):
+        return result
     scratch = anndata.AnnData(
         sparse.csr_matrix(values[:, candidates]),
-        obs=table.obs[[library_key]].astype(str).astype("category") if library_key else None,
         var=table.var[[]].iloc[candidates],
-        obsm={spatial_key: np.asarray(table.obsm[spatial_key])},
-    )
-    sq.gr.spatial_neighbors(
-        scratch, spatial_key=spatial_key, library_key=library_key, coord_type="generic", n_neighs=NEIGHBOURS
+        obsp={"spatial_connectivities": graph},
     )
     found = sq.gr.spatial_autocorr(
         scratch, mode="moran", genes=list(scratch.var_names), n_perms=None, show_progress_bar=False, copy=True
     )
-    result = np.zeros_like(variance)
     result[candidates] = np.maximum(found["I"].reindex(scratch.var_names).to_numpy(), 0)
     return np.nan_to_num(result)
+
+
+def _neighbours(coordinates: np.ndarray, libraries: pd.Series | None) -> sparse.csr_matrix:
+    """Graph float64 (n_obs, n_obs) of each observation's nearest six, within its library."""
+    from scipy import sparse
+    from scipy.spatial import cKDTree
+
+    n_obs = len(coordinates)
+    codes = np.zeros(n_obs, dtype=int) if libraries is None else libraries.astype("category").cat.codes.to_numpy()
+    columns = np.empty((n_obs, NEIGHBOURS), dtype=np.int64)
+    for code in np.unique(codes):
+        rows = np.flatnonzero(codes == code)
+        if len(rows) <= NEIGHBOURS:
+            msg = (
+                f"Expected more than {NEIGHBOURS} observations in every library for `method='moran'`, found "
+                f"{len(rows)}. Use `method='variance'`."
+            )
+            raise ValueError(msg)
+        near = cKDTree(coordinates[rows]).query(coordinates[rows], k=NEIGHBOURS + 1)[1]
+        # Itself comes first, unless others lie on the same coordinates.
+        itself = near == np.arange(len(rows))[:, None]
+        itself[~itself.any(1), -1] = True
+        columns[rows] = rows[near[~itself].reshape(len(rows), NEIGHBOURS)]
+    indptr = np.arange(0, n_obs * NEIGHBOURS + 1, NEIGHBOURS)
+    return sparse.csr_matrix((np.ones(columns.size), columns.ravel(), indptr), shape=(n_obs, n_obs))

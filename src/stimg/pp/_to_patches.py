@@ -9,7 +9,14 @@ import numpy as np
 from stimg import _keys
 from stimg._resolve import resolve_table
 from stimg._slide import read_slides
-from stimg._validators import check_choice, check_expression, check_obsm, check_positive_int, check_var_unique, get_layer
+from stimg._validators import (
+    check_choice,
+    check_expression,
+    check_obsm,
+    check_positive_int,
+    check_var_unique,
+    get_layer,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -103,9 +103,7 @@ def embed(
     embedding = np.empty((table.n_obs, model.config.dim), dtype=np.float32)
     for slide, vocabulary in matched:
         tokens = site_tokens(model, slide, vocabulary)
-        states = run_windows(
-            model, slide, tokens, readout=readout, stride=stride, batch_size=batch_size, device=device
-        )
+        states = run_windows(model, slide, tokens, readout=readout, stride=stride, batch_size=batch_size, device=device)
         embedding[slide.obs_index] = states[slide.obs_site]
     table, result = prepare(adata, table_key, copy)
     table.obsm[key_added] = embedding

@@ -92,9 +92,7 @@ def match_slides(
             UserWarning,
             stacklevel=3,
         )
-    slides = read_slides(
-        table, expression, scale=scale, target_sum=model.card["target_sum"], lattice_key=lattice_key
-    )
+    slides = read_slides(table, expression, scale=scale, target_sum=model.card["target_sum"], lattice_key=lattice_key)
     matched = [(slide.subset_genes(columns), rows[columns]) for slide in slides]
     return matched, {"scale": scale, "layer": layer or "", "n_genes_shared": len(columns), "gene_share": share}
 
@@ -167,7 +165,12 @@ def run_windows(
 
 
 def _window_states(
-    network: Any, tokens: torch.Tensor, positions: torch.Tensor, present: torch.Tensor, shown: torch.Tensor, readout: str
+    network: Any,
+    tokens: torch.Tensor,
+    positions: torch.Tensor,
+    present: torch.Tensor,
+    shown: torch.Tensor,
+    readout: Readout,
 ) -> torch.Tensor:
     """States (batch, sites, dim) of one batch of windows; positions count from each window's own corner."""
     positions = positions - positions.masked_fill(~present[..., None], np.inf).amin(1, keepdim=True)

@@ -204,7 +204,9 @@ def _fit(
         "gradient_clip_val": 1.0,
         "num_sanity_val_steps": 0,
         "devices": 1,
-        "precision": "bf16-mixed" if torch.cuda.is_available() and trainer_kwargs["accelerator"] != "cpu" else "32-true",
+        "precision": "bf16-mixed"
+        if torch.cuda.is_available() and trainer_kwargs["accelerator"] != "cpu"
+        else "32-true",
     }
     with _quiet_lightning():
         trainer = L.Trainer(**(defaults | trainer_kwargs), callbacks=hooks)

@@ -1,0 +1,495 @@
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import os
+import warnings
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import stimg
+
+FOLDER = Path(os.environ.get("STIMG_DATA_DIR") or Path(__file__).parents[3] / "shared" / "data")
+REAL = sorted(FOLDER.glob("*/*.h5ad")) if FOLDER.is_dir() else []
+quick = settings(max_examples=60, deadline=None)
+
+
+def slide_of(coordinates=None, array=None, **obs):
+    n_obs = len(array if coordinates is None else coordinates)
+    table = pd.DataFrame(obs, index=[f"o{i}" for i in range(n_obs)])
+    if array is not None:
+        table["array_row"], table["array_col"] = np.asarray(array).T
+    slide = ad.AnnData(np.ones((n_obs, 2), dtype=np.float32), obs=table)
+    if coordinates is not None:
+        slide.obsm["spatial"] = np.asarray(coordinates, dtype=np.float64)
+    return slide
+
+
+def hex_array(n_rows, n_cols, parity=0):
+    rows, cols = np.mgrid[:n_rows, : 2 * n_cols].reshape(2, -1)
+    keep = (rows + cols) % 2 == parity
+    return np.column_stack([rows, cols])[keep]
+
+
+def hex_coordinates(array, pitch=1.0):
+    return np.column_stack([array[:, 1] / 2, array[:, 0] * np.sqrt(0.75)]) * pitch
+
+
+def turned(coordinates, degrees):
+    angle = np.deg2rad(degrees)
+    return coordinates @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+
+
+def quarter(coordinates):
+    return np.column_stack([-coordinates[:, 1], coordinates[:, 0]])
+
+
+def laid(slide, *args, **kwargs):
+    result = stimg.pp.to_lattice(slide, *args, copy=True, **kwargs)
+    return result.obsm["lattice"], result.uns["stimg"]["lattice"]
+
+
+def mapped_back(lattice, info, library=0):
+    row, col = lattice.T.astype(float)
+    if info["kind"] == "hex":
+        col, row = col + ((row + info["parity"][library]) % 2) / 2, row * np.sqrt(0.75)
+    return np.column_stack([col, row, np.ones(len(row))]) @ info["affine"][library]
+
+
+def array_back(lattice, info, library=0):
+    if info["kind"] == "hex":
+        shift = (lattice[:, 0] + info["parity"][library]) % 2
+        index = np.column_stack([lattice[:, 0], 2 * lattice[:, 1] + shift]) + info["origin"][library]
+        return index[:, ::-1] if info["transposed"][library] else index
+    return info["origin"][library] + info["step"][library] * lattice
+
+
+@contextlib.contextmanager
+def unchanged(slide):
+    before = slide.copy()
+    uns = copy.deepcopy(dict(slide.uns))
+    yield
+    assert list(slide.obsm) == list(before.obsm)
+    for key in slide.obsm:
+        np.testing.assert_array_equal(slide.obsm[key], before.obsm[key])
+    pd.testing.assert_frame_equal(slide.obs, before.obs)
+    np.testing.assert_array_equal(slide.X, before.X)
+    assert dict(slide.uns) == uns
+
+
+hex_arrays = st.builds(
+    lambda n_rows, n_cols, parity, start, keep: (
+        hex_array(n_rows, n_cols, parity)[np.random.default_rng(keep).random(n_rows * n_cols) < 0.6] + start
+    ),
+    st.integers(2, 12),
+    st.integers(2, 12),
+    st.integers(0, 1),
+    st.tuples(st.integers(0, 5), st.integers(0, 5)).map(np.array),
+    st.integers(0, 10**6),
+).filter(lambda array: len(array) > 3 and len(np.unique(array[:, 0])) > 1)
+
+# Whole numbers, so that turns are exact and edges of bins are hit often.
+free_coordinates = hnp.arrays(np.int64, st.tuples(st.integers(9, 60), st.just(2)), elements=st.integers(-30, 30))
+
+
+@quick
+@given(hex_arrays, st.integers(0, 10**6))
+def test_hex_array_round_trip(array, seed):
+    slide = slide_of(hex_coordinates(array, pitch=7), array)
+    lattice, info = laid(slide, "visium")
+    assert info["kind"] == "hex"
+    assert lattice.dtype == np.int32
+    assert lattice.shape == (len(array), 2)
+    assert (lattice.min(0) == 0).all()
+    assert len(np.unique(lattice, axis=0)) == len(array)
+    np.testing.assert_array_equal(array_back(lattice, info), array)
+    if np.isfinite(info["affine"]).all():
+        np.testing.assert_allclose(mapped_back(lattice, info), slide.obsm["spatial"], atol=1e-8)
+        assert info["pitch"] == pytest.approx(7)
+    order = np.random.default_rng(seed).permutation(len(array))
+    np.testing.assert_array_equal(laid(slide[order], "visium")[0], lattice[order])
+    np.testing.assert_array_equal(laid(slide_of(quarter(slide.obsm["spatial"]), array), "visium")[0], lattice)
+
+
+@quick
+@given(hex_arrays)
+def test_hex_neighbours_stay_neighbours(array):
+    lattice, info = laid(slide_of(hex_coordinates(array), array), "hex")
+    true = np.column_stack([lattice[:, 1] + ((lattice[:, 0] + info["parity"][0]) % 2) / 2, lattice[:, 0] * 0.75**0.5])
+    gaps = np.linalg.norm(true[:, None] - true, axis=2)
+    expected = hex_coordinates(array)
+    np.testing.assert_allclose(gaps, np.linalg.norm(expected[:, None] - expected, axis=2), atol=1e-9)
+
+
+@quick
+@given(hnp.arrays(np.int64, (20, 2), elements=st.integers(0, 40), unique=False))
+def test_square_array_round_trip(array):
+    array = np.unique(array, axis=0)
+    assume(len(array) > 2)
+    slide = slide_of(array[:, ::-1] * 3.0 + 5, array)
+    lattice, info = laid(slide, "st")
+    np.testing.assert_array_equal(array_back(lattice, info), array)
+    assert info["pitch_um"] == 200
+    assert len(np.unique(lattice, axis=0)) == len(array)
+    if np.isfinite(info["affine"]).all():
+        np.testing.assert_allclose(mapped_back(lattice, info), slide.obsm["spatial"], atol=1e-8)
+
+
+@quick
+@given(free_coordinates, st.sampled_from([None, 1.0, 2.0, 2.5, 7.0]), st.integers(0, 10**6))
+def test_free_coordinates(values, pitch, seed):
+    coordinates = values.astype(float)
+    assume(pitch is not None or len(np.unique(values, axis=0)) > 0.9 * len(values))
+    slide = slide_of(coordinates)
+    lattice, info = laid(slide, "free", pitch=pitch)
+    # One site each, whose middle is at most half a bin away.
+    assert lattice.shape == (len(values), 2)
+    assert (lattice.min(0) == 0).all()
+    away = np.abs(mapped_back(lattice, info) - coordinates).max(1)
+    assert (away <= info["pitch"] * (0.5 + 1e-5)).all()
+    order = np.random.default_rng(seed).permutation(len(values))
+    np.testing.assert_array_equal(laid(slide[order], "free", pitch=pitch)[0], lattice[order])
+    # Turned by 90 degrees, mirrored: the same sites in another order of rows and columns.
+    size = lattice.max(0)
+    again, about = laid(slide_of(quarter(coordinates)), "free", pitch=pitch)
+    assert about["pitch"] == info["pitch"]
+    np.testing.assert_array_equal(again, np.column_stack([lattice[:, 1], size[0] - lattice[:, 0]]))
+    mirrored = laid(slide_of(coordinates * [-1, 1]), "free", pitch=pitch)[0]
+    np.testing.assert_array_equal(mirrored, np.column_stack([lattice[:, 0], size[1] - lattice[:, 1]]))
+
+
+def test_free_bins_of_a_grid_hold_one_observation_each():
+    grid = np.stack(np.mgrid[:9, :10], -1).reshape(-1, 2)[:, ::-1] * 0.1 + 1e3
+    lattice, info = laid(slide_of(grid), "free", pitch=0.1)
+    assert len(np.unique(lattice, axis=0)) == 90
+    np.testing.assert_allclose(mapped_back(lattice, info), grid)
+
+
+def test_default_pitch_gives_one_observation_a_site_of_tissue():
+    rng = np.random.default_rng(0)
+    cells = rng.uniform(0, 1000, (4000, 2))
+    cells = cells[np.linalg.norm(cells - 500, axis=1) > 300]
+    _, info = laid(slide_of(cells))
+    area = 1000**2 - np.pi * 300**2
+    assert info["kind"] == info["platform"] == "free"
+    assert len(cells) * info["pitch"] ** 2 / area == pytest.approx(1, abs=0.15)
+
+
+@pytest.mark.parametrize("degrees", [0, 3, 15, 30, 47, 90, 133, 180, 270])
+@pytest.mark.parametrize("kind", ["hex", "square"])
+def test_regular_coordinates_without_an_array_are_found(kind, degrees):
+    rng = np.random.default_rng(1)
+    if kind == "hex":
+        plain = hex_coordinates(hex_array(40, 70))
+    else:
+        plain = np.stack(np.mgrid[:40, :70], -1).reshape(-1, 2).astype(float)
+    plain = plain[rng.random(len(plain)) < 0.9]
+    slide = slide_of(turned(plain, degrees) * 13.7 + 200 + rng.normal(0, 0.1, plain.shape))
+    lattice, info = laid(slide)
+    assert info["kind"] == kind
+    assert info["pitch"] == pytest.approx(13.7, rel=1e-3)
+    assert len(np.unique(lattice, axis=0)) == len(plain)
+    assert np.abs(mapped_back(lattice, info) - slide.obsm["spatial"]).max() < 1
+    # A quarter turn leaves the rows along the same spots.
+    size = lattice.max(0)
+    other = laid(slide_of(quarter(slide.obsm["spatial"])))[0]
+    if kind == "hex":
+        assert any(np.array_equal(other, option) for option in (lattice, size - lattice)) or degrees == 15
+    else:
+        turns = (
+            np.column_stack([lattice[:, 1], size[0] - lattice[:, 0]]),
+            np.column_stack([size[1] - lattice[:, 1], lattice[:, 0]]),
+        )
+        assert any(np.array_equal(other, option) for option in turns)
+
+
+def test_large_grid_with_a_little_tilt():
+    grid = np.stack(np.mgrid[:400, :300], -1).reshape(-1, 2) * 2.0
+    rng = np.random.default_rng(0)
+    lattice, info = laid(slide_of(turned(grid, 1.3) + rng.normal(0, 0.02, grid.shape)))
+    assert info["kind"] == "square"
+    assert sorted(lattice.max(0) + 1) == [300, 400]
+
+
+def test_doubled_axis_is_found_from_the_coordinates():
+    array = hex_array(12, 9)
+    lattice, info = laid(slide_of(hex_coordinates(array), array[:, ::-1]))
+    np.testing.assert_array_equal(lattice, laid(slide_of(hex_coordinates(array), array))[0])
+    assert info["transposed"][0]
+    np.testing.assert_array_equal(array_back(lattice, info), array[:, ::-1])
+
+
+@pytest.mark.parametrize("parity", [0, 1])
+@pytest.mark.parametrize("dtype", [np.int64, np.float64, str, "category"])
+def test_visium_frames_and_dtypes(parity, dtype):
+    array = hex_array(10, 8, parity)
+    slide = slide_of(hex_coordinates(array, 138), array)
+    for key in ("array_row", "array_col"):
+        slide.obs[key] = slide.obs[key].astype(dtype)
+    lattice, info = laid(slide)
+    assert (info["platform"], info["kind"], info["pitch_um"]) == ("visium", "hex", 100.0)
+    np.testing.assert_array_equal(np.unique(lattice, axis=0), np.stack(np.mgrid[:10, :8], -1).reshape(-1, 2))
+
+
+def test_arrays_need_no_coordinates():
+    lattice, info = laid(slide_of(array=hex_array(6, 5)))
+    assert lattice.max() == 5
+    assert np.isnan(info["pitch"])
+
+
+def test_square_array_in_steps():
+    array = np.stack(np.mgrid[:5, :6], -1).reshape(-1, 2) * 50 + 100
+    slide = slide_of(array[:, ::-1], array)
+    slide.uns["bin_size"] = 50
+    lattice, info = laid(slide, "stereo_seq")
+    assert lattice.max(0).tolist() == [4, 5]
+    assert info["pitch_um"] == 25
+    np.testing.assert_array_equal(array_back(lattice, info), array)
+    assert laid(slide)[1]["kind"] == "square"
+
+
+@pytest.mark.parametrize(
+    ("platform", "kind"),
+    [("visium", "hex"), ("st", "square"), ("xenium", "free"), ("slide_seq", "free"), ("free", "free")],
+)
+def test_named_platforms(platform, kind):
+    slide = stimg.datasets.synthetic(platform, n_obs=200, n_genes=20)
+    _, info = laid(slide, platform)
+    assert (info["platform"], info["kind"]) == (platform, kind)
+    if platform in ("xenium", "slide_seq"):
+        assert info["pitch_um"] == info["pitch"]
+    if platform == "free":
+        assert np.isnan(info["pitch_um"])
+
+
+def test_visium_hd_bin_from_the_library_name():
+    slide = stimg.datasets.synthetic("square", n_obs=100, n_genes=20)
+    slide.uns["spatial"] = {"square_008um": {}}
+    assert laid(slide, "visium_hd")[1]["pitch_um"] == 8
+
+
+def test_pitch_bins_a_platform_without_array():
+    slide = slide_of(np.random.default_rng(0).uniform(0, 100, (300, 2)))
+    lattice, info = laid(slide, "stereo_seq", pitch=10)
+    assert info["kind"] == "free"
+    assert lattice.max() == 9
+
+
+def test_libraries_have_lattices_of_their_own():
+    first, second = hex_array(6, 5), hex_array(4, 7, parity=1) + [10, 3]
+    array = np.concatenate([first, second, [[8, 8]]])
+    slide = slide_of(hex_coordinates(array), array, section=["a"] * len(first) + ["b"] * len(second) + ["c"])
+    order = np.random.default_rng(0).permutation(len(array))
+    slide = slide[order].copy()
+    lattice, info = laid(slide, library_key="section")
+    assert sorted(info["libraries"]) == ["a", "b", "c"]
+    assert info["kind"] == "hex"
+    for k, name in enumerate(info["libraries"]):
+        rows = (slide.obs["section"] == name).to_numpy()
+        assert (lattice[rows].min(0) == 0).all()
+        np.testing.assert_array_equal(array_back(lattice[rows], info, k), array[order][rows])
+        np.testing.assert_array_equal(lattice[rows], laid(slide[rows], "visium")[0])
+
+
+def test_libraries_of_cells_share_a_pitch():
+    rng = np.random.default_rng(0)
+    slide = slide_of(
+        np.concatenate([rng.uniform(0, 100, (200, 2)), rng.uniform(500, 640, (300, 2))]), s=[0] * 200 + [1] * 300
+    )
+    lattice, info = laid(slide, library_key="s")
+    for k in (0, 1):
+        rows = (slide.obs["s"] == k).to_numpy()
+        assert (lattice[rows].min(0) == 0).all()
+        away = np.abs(mapped_back(lattice[rows], info, k) - slide.obsm["spatial"][rows])
+        assert away.max() <= info["pitch"] * 0.500001
+
+
+def test_written_in_place_and_readable_from_disk(tmp_path, slide_hex, caplog):
+    slide_hex.uns["stimg"] = {"other": {"kept": 1}}
+    with caplog.at_level(logging.INFO, logger="stimg"):
+        assert stimg.pp.to_lattice(slide_hex, key_added="grid") is None
+    assert [record.name for record in caplog.records] == ["stimg"]
+    assert "visium" in caplog.text
+    assert slide_hex.uns["stimg"]["other"] == {"kept": 1}
+    slide_hex.write_h5ad(tmp_path / "slide.h5ad")
+    again = ad.read_h5ad(tmp_path / "slide.h5ad")
+    np.testing.assert_array_equal(again.obsm["grid"], slide_hex.obsm["grid"])
+    np.testing.assert_array_equal(again.uns["stimg"]["lattice"]["affine"], slide_hex.uns["stimg"]["lattice"]["affine"])
+
+
+def test_copy_leaves_the_object(slide_hex):
+    result = stimg.pp.to_lattice(slide_hex, copy=True)
+    assert "lattice" in result.obsm
+    assert "lattice" not in slide_hex.obsm
+    assert "stimg" not in slide_hex.uns
+
+
+def test_view_becomes_an_object_of_its_own(slide_hex):
+    view = slide_hex[:150]
+    stimg.pp.to_lattice(view)
+    assert not view.is_view
+    assert view.obsm["lattice"].shape == (150, 2)
+    assert "lattice" not in slide_hex.obsm
+    assert "stimg" not in slide_hex.uns
+
+
+def test_duplicates_of_a_square_array_warn():
+    array = np.stack(np.mgrid[:7, :7], -1).reshape(-1, 2)
+    array[1] = array[0]
+    with pytest.warns(UserWarning, match="1 of 49 observations"):
+        lattice, _ = laid(slide_of(array[:, ::-1], array))
+    np.testing.assert_array_equal(lattice[0], lattice[1])
+
+
+ARRAY = hex_array(6, 6)
+SQUARE = np.stack(np.mgrid[:6, :6], -1).reshape(-1, 2)
+WITH_NAN = np.where(np.arange(72).reshape(36, 2) == 5, np.nan, hex_coordinates(ARRAY))
+CELLS = np.random.default_rng(0).uniform(0, 100, (40, 2))
+BAD = {
+    "no coordinates": (slide_of(array=ARRAY)[:, :], {"platform": "free"}, KeyError, "spatial.*not found"),
+    "unknown spatial key": (slide_of(CELLS), {"spatial_key": "xy"}, KeyError, "xy"),
+    "NaN coordinates": (slide_of(WITH_NAN, ARRAY), {}, ValueError, "NaN.* in 1 of 36"),
+    "infinite coordinates": (slide_of(np.where(CELLS > 99, np.inf, CELLS)), {}, ValueError, "infinite"),
+    "one-dimensional coordinates": (slide_of(CELLS[:, :1]), {}, ValueError, "shape"),
+    "NaN array": (slide_of(array=np.where(ARRAY == 5, np.nan, ARRAY)), {}, ValueError, "array_row.*NaN"),
+    "fractions in array": (slide_of(array=ARRAY + 0.25), {}, ValueError, "fractions"),
+    "text in array": (slide_of(array=np.full((9, 2), "x")), {}, ValueError, "text"),
+    "duplicated hex": (slide_of(array=np.r_[ARRAY, ARRAY[:1]]), {}, ValueError, "1 of 37 .*library_key"),
+    "duplicated square": (slide_of(array=np.r_[SQUARE, SQUARE]), {}, ValueError, "36 of 72 .*library_key"),
+    "all on one place": (slide_of(np.ones((20, 2))), {}, ValueError, "pitch"),
+    "unknown platform": (slide_of(CELLS), {"platform": "viseum"}, ValueError, "platform.*viseum"),
+    "unknown library key": (slide_of(CELLS), {"library_key": "s"}, KeyError, "library_key"),
+    "missing library": (slide_of(CELLS, s=[None, *"a" * 39]), {"library_key": "s"}, ValueError, "missing"),
+    "pitch of zero": (slide_of(CELLS), {"pitch": 0}, ValueError, "pitch"),
+    "pitch of NaN": (slide_of(CELLS), {"pitch": np.nan}, ValueError, "pitch"),
+    "pitch for an array": (slide_of(array=ARRAY), {"pitch": 2}, ValueError, "free"),
+    "tiny pitch": (slide_of(CELLS), {"pitch": 1e-6}, ValueError, "sites"),
+    "far array": (slide_of(array=np.r_[SQUARE, [[10**6, 10**6]]]), {}, ValueError, "sites"),
+    "square said to be hex": (slide_of(array=SQUARE), {"platform": "visium"}, ValueError, "hexagonal"),
+    "cells said to be hex": (slide_of(CELLS), {"platform": "hex"}, ValueError, "regular hex"),
+    "cells said to be square": (slide_of(CELLS), {"platform": "st"}, ValueError, "regular square"),
+    "three cells said to be hex": (slide_of(CELLS[:3]), {"platform": "hex"}, ValueError, "regular hex"),
+    "two kinds": (
+        slide_of(array=np.r_[ARRAY, SQUARE], s=[*"a" * 36, *"b" * 36]),
+        {"library_key": "s"},
+        ValueError,
+        "1 hexagonal and 1 square",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(name):
+    slide, kwargs, error, match = BAD[name]
+    with unchanged(slide), pytest.raises(error, match=match):
+        stimg.pp.to_lattice(slide, **kwargs)
+
+
+@pytest.mark.parametrize("n_obs", [1, 2, 3, 8])
+@pytest.mark.parametrize("platform", ["auto", "free"])
+def test_few_observations(n_obs, platform):
+    lattice, _ = laid(slide_of(CELLS[:n_obs]), platform)
+    assert lattice.shape == (n_obs, 2)
+    assert laid(slide_of(array=ARRAY[:n_obs]))[0].shape == (n_obs, 2)
+
+
+@pytest.fixture(scope="module")
+def spatial_data():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import geopandas
+        import spatialdata as sd
+        from shapely.geometry import Point
+    array = hex_array(8, 6)
+    places = hex_coordinates(array, 10)
+    ids = np.arange(100, 100 + len(array))
+    circles = geopandas.GeoDataFrame({"radius": 3.0, "geometry": [Point(*p) for p in places]}, index=ids)
+    table = slide_of(array=array[::-1])
+    table.obs["region"] = pd.Categorical(["spots"] * len(array))
+    table.obs["instance"] = ids[::-1]
+
+    def make(**tables):
+        parsed = sd.models.TableModel.parse(table.copy(), region="spots", region_key="region", instance_key="instance")
+        return sd.SpatialData(
+            shapes={"spots": sd.models.ShapesModel.parse(circles)}, tables={"table": parsed, **tables}
+        )
+
+    return make, places[::-1], array[::-1]
+
+
+@pytest.mark.parametrize("with_array", [True, False])
+def test_spatialdata_centroids(spatial_data, with_array):
+    make, places, array = spatial_data
+    sdata = make()
+    if not with_array:
+        del sdata["table"].obs["array_row"]
+    assert stimg.pp.to_lattice(sdata) is None
+    table = sdata["table"]
+    np.testing.assert_allclose(table.obsm["spatial"], places)
+    info = table.uns["stimg"]["lattice"]
+    assert info["kind"] == "hex"
+    np.testing.assert_allclose(mapped_back(table.obsm["lattice"], info), places, atol=1e-8)
+    if with_array:
+        np.testing.assert_array_equal(array_back(table.obsm["lattice"], info), array)
+
+
+def test_spatialdata_copy_and_tables(spatial_data):
+    make, _, _ = spatial_data
+    sdata = make(other=slide_of(CELLS))
+    with pytest.raises(ValueError, match="table_key"):
+        stimg.pp.to_lattice(sdata)
+    with pytest.raises(KeyError, match="other"):
+        stimg.pp.to_lattice(sdata, table_key="none")
+    result = stimg.pp.to_lattice(sdata, table_key="other", copy=True)
+    assert "lattice" in result["other"].obsm
+    assert "lattice" not in sdata["other"].obsm
+    assert "lattice" not in result["table"].obsm
+
+
+def test_spatialdata_instances_that_are_not_there(spatial_data):
+    make, _, _ = spatial_data
+    sdata = make()
+    sdata["table"].obs["instance"] += 3
+    with pytest.raises(ValueError, match="3 of 48 rows"):
+        stimg.pp.to_lattice(sdata)
+    assert "spatial" not in sdata["table"].obsm
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not REAL, reason=f"no real slides in {FOLDER}: set STIMG_DATA_DIR")
+@pytest.mark.parametrize("path", REAL, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_real_slides(path):
+    backed = ad.read_h5ad(path, backed="r")
+    array = [key for key in ("array_row", "array_col") if key in backed.obs]
+    slide = slide_of(np.asarray(backed.obsm["spatial"]), backed.obs[array].to_numpy() if array else None)
+    backed.file.close()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "1 of 91 observations", UserWarning)
+        lattice, info = laid(slide)
+    sites = len(np.unique(lattice, axis=0))
+    if path.parent.name in {"dlpfc", "hcc_visium", "prostate_visium", "visium_perik"} or "visium_breast" in path.stem:
+        assert info["platform"] == "visium"
+    if path.parent.name.startswith("mousebrain_2k"):
+        assert info["platform"] == "hex"
+    if path.parent.name.endswith("_st") or path.parent.name in {"her2st", "visium_msti", "breast_st_stahl"}:
+        assert info["kind"] == "square"
+    if info["kind"] == "free":
+        assert 1 < slide.n_obs / sites < 2
+    else:
+        assert slide.n_obs - sites == (path.stem == "1_CN73_E1_HE")
+    if array:
+        np.testing.assert_array_equal(array_back(lattice, info), slide.obs[array])
+    away = np.linalg.norm(mapped_back(lattice, info) - slide.obsm["spatial"], axis=1)
+    assert np.median(away) < 0.55 * info["pitch"]
+    order = np.random.default_rng(0).permutation(slide.n_obs)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "1 of 91 observations", UserWarning)
+        np.testing.assert_array_equal(laid(slide[order])[0], lattice[order])
