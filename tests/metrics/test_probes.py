@@ -8,7 +8,7 @@ from stimg.metrics._probes import _regions
 RNG = np.random.default_rng(0)
 PLACES = np.stack(np.meshgrid(np.arange(15.0), np.arange(15.0)), axis=-1).reshape(-1, 2)
 LABELS = np.where(PLACES[:, 0] < 7.5, "left", "right")
-SIGNAL = np.column_stack([np.where(LABELS == "left", 0.0, 5.0), 100 * RNG.normal(size=225)])
+SIGNAL = np.column_stack([np.where(LABELS == "left", 0.0, 5.0), RNG.normal(size=225)])
 SIGNAL[:, 0] += 0.1 * RNG.normal(size=225)
 
 
@@ -70,6 +70,12 @@ def test_transfer_by_hand():
     assert scores["accuracy"] == pytest.approx(2 / 3)
     # F1 of a: precision 1/2, recall 1; of b: precision 1, recall 1/2
     assert scores["macro_f1"] == pytest.approx(2 / 3)
+
+
+def test_scale_of_features_matters_to_knn_alone():
+    noisy = SIGNAL * [1, 100]
+    assert probe(noisy, LABELS, protocol="random", method="logistic")["accuracy"] > 0.95
+    assert probe(noisy, LABELS, protocol="random", method="knn")["accuracy"] < 0.7
 
 
 def test_features_are_standardised_by_training_alone():

@@ -48,7 +48,9 @@ def test_chunks_do_not_matter(monkeypatch):
     rng = np.random.default_rng(0)
     true, guess = rng.random((20, 7)), rng.random((20, 7))
     whole = reconstruction_scores(true, guess)
-    assert whole["pearson"] == pytest.approx(np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(true.T, guess.T)]))
+    assert whole["pearson"] == pytest.approx(
+        np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(true.T, guess.T, strict=True)])
+    )
     monkeypatch.setattr(_reconstruction, "GENES_AT_ONCE", 2)
     assert reconstruction_scores(true, guess) == pytest.approx(whole)
 

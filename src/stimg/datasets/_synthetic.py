@@ -132,7 +132,7 @@ def _counts(
     log_rate = np.tile(base, (len(unit), 1))
     owner = rng.permutation(n_genes)[: n_genes // 3] % n_domains
     markers = rng.permutation(n_genes)[: len(owner)]
-    log_rate[:, markers] += np.where(domain[:, None] == owner[None], rng.uniform(0.4, 1.2, len(owner)), 0)
+    log_rate[:, markers] += np.where(domain[:, None] == owner[None], rng.uniform(0.6, 1.5, len(owner)), 0)
     waves = rng.normal(0, 4, (2, N_PROGRAMS))
     programs = np.sin(unit @ waves + rng.uniform(0, 2 * np.pi, N_PROGRAMS))
     programs[:, N_PROGRAMS // 2 :] = rng.normal(size=(len(unit), N_PROGRAMS - N_PROGRAMS // 2))

@@ -35,7 +35,7 @@ def reconstruction(
     adata
         A slide with :func:`stimg.tl.reconstruct` done.
     genes
-        Genes, one a row; by default the `n_genes` with the highest channel weight that the model knows.
+        Genes, one a row; by default the `n_genes` whose reconstruction varies most.
     layer
         Layer that `reconstruct` wrote.
     n_genes
@@ -70,8 +70,8 @@ def reconstruction(
     predicted = np.asarray(table.layers[layer])
     if genes is None:
         known = np.isfinite(predicted).all(0)
-        weight = table.var[_keys.WEIGHT].to_numpy(float) if _keys.WEIGHT in table.var else predicted.var(0)
-        genes = list(table.var_names[np.argsort(-np.where(known, weight, -1), kind="stable")[:n_genes]])
+        order = np.argsort(-np.where(known, predicted.var(0), -1), kind="stable")
+        genes = list(table.var_names[order[:n_genes]])
     if unknown := [gene for gene in genes if gene not in table.var_names]:
         msg = f"`genes` not in `adata.var_names`: {unknown[:5]}."
         raise KeyError(msg)

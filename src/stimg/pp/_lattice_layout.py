@@ -7,7 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
+# Distances between the sites of a grid, in units of the least.
+GRID_DISTANCES = {"hex": np.sqrt([1, 3, 4, 7, 9]), "square": np.sqrt([1, 2, 4, 5, 8, 9])}
 REGULAR_SPREAD = 0.05
+LEAST_REGULAR = 0.9
 MOST_OFF_SITE = 0.4
 MOST_SAMPLED = 50_000
 DENSITY_NEIGHBOURS = 8
@@ -124,19 +127,23 @@ def default_pitch(coordinates: np.ndarray) -> float:
 
 
 def regular_grid(coordinates: np.ndarray) -> str | None:
-    """Tell whether coordinates lie on a regular `"hex"` or `"square"` grid, by equal nearest distances."""
-    if len(coordinates) < 16:
+    """Tell whether coordinates lie on a regular `"hex"` or `"square"` grid, with or without gaps.
+
+    They do if almost all distances to the nearest six are among those that the grid has, and more than of the other.
+    """
+    if len(coordinates) < FEWEST_FOR_STEP:
         return None
     distances = cKDTree(coordinates).query(_sample(coordinates), k=7)[0][:, 1:]
     nearest = np.median(distances[:, 0])
-    if nearest == 0 or np.mean(np.abs(distances[:, 0] / nearest - 1) > REGULAR_SPREAD) > 0.1:
+    if nearest == 0:
         return None
-    ratio = np.median(distances / nearest, axis=0)
-    if ratio[5] < 1 + 2 * REGULAR_SPREAD:
-        return "hex"
-    if ratio[3] < 1 + 2 * REGULAR_SPREAD and abs(ratio[4] - np.sqrt(2)) < 0.1:
-        return "square"
-    return None
+    fit = {
+        kind: float(np.mean(np.abs(distances[..., None] / (nearest * shells) - 1).min(-1) < REGULAR_SPREAD))
+        for kind, shells in GRID_DISTANCES.items()
+    }
+    if max(fit.values()) < LEAST_REGULAR or fit["hex"] == fit["square"]:
+        return None
+    return max(fit, key=lambda kind: fit[kind])
 
 
 def grid_indices(coordinates: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray] | None:

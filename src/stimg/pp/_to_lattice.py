@@ -230,16 +230,18 @@ def _lay(kind: str, array: np.ndarray | None, coordinates: np.ndarray | None, pi
             )
             raise ValueError(msg)
         array = np.column_stack(found)
-    _check_size(np.ptp(array, axis=0) + 1.0, len(array), "Correct the array positions")
     rows, cols = array.T
     if kind == "square":
-        return lay_square(rows, cols)
+        layout = lay_square(rows, cols)
+        _check_size(np.ptp(array, axis=0) / layout.step + 1, len(array), "Correct the array positions")
+        return layout
     if len(rows) > 1 and not is_checkerboard(rows, cols):
         msg = (
             "Expected a hexagonal array, in which `array_row + array_col` is even for all spots or odd for all, found "
             "both. Pass `platform='square'` for a square array, or `library_key` for sections with different frames."
         )
         raise ValueError(msg)
+    _check_size(np.ptp(array, axis=0) / [1, 2] + 1, len(array), "Correct the array positions")
     return lay_hex(rows, cols, coordinates)
 
 

@@ -80,8 +80,8 @@ def match_slides(
     share = len(columns) / len(model.genes)
     if not len(columns):
         msg = (
-            f"No gene of `adata.var_names` ({', '.join(names[:3])}, ...) is among the {len(model.genes):,} genes of the "
-            f"model ({', '.join(model.genes[:3])}, ...). Check species and gene identifiers (symbols or Ensembl ids)."
+            f"No gene of `adata.var_names` ({', '.join(names[:3])}, ...) is among the {len(model.genes):,} genes of "
+            f"the model ({', '.join(model.genes[:3])}, ...). Check species and gene identifiers (symbols or Ensembl ids)."
         )
         raise ValueError(msg)
     expression = check_expression(get_layer(table, layer), scale, name=f"layers[{layer!r}]" if layer else "X")
