@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 METADATA_KEY = "stimg"
+HISTORY_COLUMNS = ["epoch", "train_loss", "val_loss", "lr", "seconds"]
 
 
 @dataclass
@@ -165,9 +166,6 @@ class Model:
         history = pd.DataFrame(content["history"], columns=HISTORY_COLUMNS).astype({"val_loss": float})
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         return cls(network.eval(), genes, content["card"], history, digest)
-
-
-HISTORY_COLUMNS = ["epoch", "train_loss", "val_loss", "lr", "seconds"]
 
 
 def _parse_metadata(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:

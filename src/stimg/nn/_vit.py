@@ -99,6 +99,9 @@ class GeneMAE(nn.Module):
         Size of the vocabulary.
     """
 
+    programs: Tensor
+    program_variance: Tensor
+
     def __init__(self, config: Config, n_genes: int) -> None:
         super().__init__()
         self.config = config

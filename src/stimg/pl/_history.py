@@ -33,7 +33,7 @@ def history(model: Model | pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """
     import matplotlib.pyplot as plt
 
-    table = getattr(model, "history", model)
+    table: pd.DataFrame = getattr(model, "history", model)
     if not len(table):
         msg = "Expected a model with a history, found none: it was not trained in epochs."
         raise ValueError(msg)

@@ -115,7 +115,7 @@ def to_patches(
         msg = f"Expected one name a slide in `names`: {len(given)} slides, found {len(names)} names."
         raise ValueError(msg)
     arrays: list[Slide] = []
-    target_sums = set()
+    target_sums: set[tuple[str, float]] = set()
     for i, slide in enumerate(given):
         name = f"slide{i}" if names is None else names[i]
         arrays += _selected_slides(resolve_table(slide, table_key), name, weight_key, lattice_key, target_sums)

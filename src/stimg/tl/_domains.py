@@ -130,7 +130,7 @@ def domains(
     if n_domains == "auto":
         n_domains = choose_number(values, candidates, seed=seed, **options)
     labels, confidence = cluster(values, n_domains, seed=seed, **options)
-    if refine:
+    if refine and coordinates is not None:
         count = REFINE_NEIGHBOURS if refine is True else int(refine)
         labels = refine_labels(labels, coordinates, libraries, count)
         if len(np.unique(labels)) < n_domains:

@@ -81,7 +81,7 @@ def match_slides(
     if not len(columns):
         msg = (
             f"No gene of `adata.var_names` ({', '.join(names[:3])}, ...) is among the {len(model.genes):,} genes of "
-            f"the model ({', '.join(model.genes[:3])}, ...). Check species and gene identifiers (symbols or Ensembl ids)."
+            f"the model ({', '.join(model.genes[:3])}, ...). Check species and gene identifiers."
         )
         raise ValueError(msg)
     expression = check_expression(get_layer(table, layer), scale, name=f"layers[{layer!r}]" if layer else "X")

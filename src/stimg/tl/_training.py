@@ -81,7 +81,7 @@ class PretrainModule(L.LightningModule):
         loss = self._loss(batch, batch_idx)
         self.log("val_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch["present"]))
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """AdamW, without decay of vectors."""
         matrices = [p for p in self.parameters() if p.ndim > 1]
         vectors = [p for p in self.parameters() if p.ndim == 1]
@@ -127,8 +127,8 @@ class History(L.Callback):
         self.clock = now
         if value < self.best_loss:
             self.best_loss = value
-            network = pl_module.network
-            self.best_weights = {k: v.detach().cpu().clone() for k, v in network.state_dict().items()}
+            weights = pl_module.get_submodule("network").state_dict()
+            self.best_weights = {k: v.detach().cpu().clone() for k, v in weights.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
