@@ -171,7 +171,7 @@ def test_moran_keeps_libraries_apart(gradient):
     # The second section lies on top of the first: only neighbours of the same section count.
     alone = gradient[gradient.obs["section"] == "a"].copy()
     select_moran(alone, 6)
-    stacked = ad.concat([alone, alone], index_unique="-", label="copy")
+    stacked = ad.concat([alone, alone[::-1]], index_unique="-", label="copy")
     select_moran(stacked, 6, library_key="copy")
     np.testing.assert_allclose(stacked.var["stimg_weight"], alone.var["stimg_weight"], rtol=1e-3)
 
