@@ -259,6 +259,13 @@ def test_square_array_in_steps():
     assert laid(slide)[1]["kind"] == "square"
 
 
+def test_hex_array_of_even_rows_only_by_name():
+    array = hex_array(20, 6)
+    array = array[array[:, 0] % 2 == 0]
+    assert laid(slide_of(array=array), "visium")[1]["kind"] == "hex"
+    assert laid(slide_of(array=array))[1]["kind"] == "square"
+
+
 @pytest.mark.parametrize(
     ("platform", "kind"),
     [("visium", "hex"), ("st", "square"), ("xenium", "free"), ("slide_seq", "free"), ("free", "free")],

@@ -15,6 +15,7 @@ PITCH_PX = 20.0
 IMAGE_PX = 400
 N_PROGRAMS = 6
 DISPERSION = 0.3
+GENE_SEED = 2026
 # Mean H&E colours: pink stroma to purple, cell-dense layers.
 STAINS = np.array([[236, 190, 210], [214, 150, 190], [186, 120, 175], [160, 100, 165], [225, 170, 180]])
 
@@ -47,7 +48,8 @@ def synthetic(
     depth
         Mean counts an observation.
     seed
-        Seed; the same seed gives the same slide.
+        Seed; the same seed gives the same slide. Slides of different seeds share their genes' programs, as sections of
+        one tissue do.
 
     Returns
     -------
@@ -127,16 +129,17 @@ def _layer_depth(unit: np.ndarray) -> np.ndarray:
 def _counts(
     unit: np.ndarray, domain: np.ndarray, n_domains: int, n_genes: int, depth: float, rng: np.random.Generator
 ) -> sparse.csr_matrix:
-    """Gamma-Poisson counts from domain markers, gradients and within-domain modules."""
-    base = rng.normal(0, 1.6, n_genes)
+    """Gamma-Poisson counts from domain markers, gradients and modules; the same genes for all seeds."""
+    genes = np.random.default_rng(GENE_SEED)
+    base = genes.normal(0, 1.6, n_genes)
     log_rate = np.tile(base, (len(unit), 1))
-    owner = rng.permutation(n_genes)[: n_genes // 3] % n_domains
-    markers = rng.permutation(n_genes)[: len(owner)]
-    log_rate[:, markers] += np.where(domain[:, None] == owner[None], rng.uniform(0.6, 1.5, len(owner)), 0)
+    owner = genes.permutation(n_genes)[: n_genes // 3] % n_domains
+    markers = genes.permutation(n_genes)[: len(owner)]
+    log_rate[:, markers] += np.where(domain[:, None] == owner[None], genes.uniform(0.6, 1.5, len(owner)), 0)
     waves = rng.normal(0, 4, (2, N_PROGRAMS))
     programs = np.sin(unit @ waves + rng.uniform(0, 2 * np.pi, N_PROGRAMS))
     programs[:, N_PROGRAMS // 2 :] = rng.normal(size=(len(unit), N_PROGRAMS - N_PROGRAMS // 2))
-    loadings = rng.normal(0, 0.35, (N_PROGRAMS, n_genes)) * (rng.random((N_PROGRAMS, n_genes)) < 0.2)
+    loadings = genes.normal(0, 0.35, (N_PROGRAMS, n_genes)) * (genes.random((N_PROGRAMS, n_genes)) < 0.2)
     rate = np.exp(log_rate + programs @ loadings)
     rate *= depth * rng.lognormal(-0.08, 0.4, (len(unit), 1)) / rate.sum(1, keepdims=True)
     noisy = rate * rng.gamma(1 / DISPERSION, DISPERSION, rate.shape)

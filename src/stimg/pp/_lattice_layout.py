@@ -59,14 +59,17 @@ def fit_affine(layout: Layout, coordinates: np.ndarray | None, pitch: float | No
     return np.linalg.lstsq(design, coordinates, rcond=None)[0]
 
 
-def is_checkerboard(rows: np.ndarray, cols: np.ndarray) -> bool:
-    """Tell whether every second position of the array is used, as on hexagonal arrays.
+def has_one_parity(rows: np.ndarray, cols: np.ndarray) -> bool:
+    """Tell whether row + column is even for all, or odd for all, as on hexagonal arrays."""
+    return len(np.unique((rows + cols) % 2)) == 1
 
-    A square array whose indices all go in steps of two is none.
-    """
-    if len(rows) < 2 or len(np.unique((rows + cols) % 2)) > 1:
+
+def is_checkerboard(rows: np.ndarray, cols: np.ndarray) -> bool:
+    """Tell whether every second position of the array is used; a square array with indices in steps of two is none."""
+    if len(rows) < 2 or not has_one_parity(rows, cols):
         return False
-    return len(np.unique(rows)) == 1 or len(np.unique(cols)) == 1 or len(np.unique(rows % 2)) == 2
+    in_line = len(np.unique(rows)) == 1 or len(np.unique(cols)) == 1
+    return in_line or len(rows) < FEWEST_FOR_STEP or len(np.unique(rows % 2)) == 2
 
 
 def lay_hex(rows: np.ndarray, cols: np.ndarray, coordinates: np.ndarray | None = None) -> Layout:

@@ -17,7 +17,7 @@ from stimg.pp._lattice_layout import (
     Layout,
     fit_affine,
     grid_indices,
-    is_checkerboard,
+    has_one_parity,
     lay_free,
     lay_hex,
     lay_square,
@@ -235,7 +235,7 @@ def _lay(kind: str, array: np.ndarray | None, coordinates: np.ndarray | None, pi
         layout = lay_square(rows, cols)
         _check_size(np.ptp(array, axis=0) / layout.step + 1, len(array), "Correct the array positions")
         return layout
-    if len(rows) > 1 and not is_checkerboard(rows, cols):
+    if not has_one_parity(rows, cols):
         msg = (
             "Expected a hexagonal array, in which `array_row + array_col` is even for all spots or odd for all, found "
             "both. Pass `platform='square'` for a square array, or `library_key` for sections with different frames."
