@@ -3,7 +3,7 @@
     STIMG_DATA_DIR=../shared/data python benchmarks/speed.py [--out benchmarks/results/speed.md]
 
 Runs in a process of its own so that peak memory is that of embedding. "Bare network" passes the same windows, already
-in memory as tensors, through the encoder alone.
+in memory as tensors, through the encoder and the decoder's blocks: what `tl.embed` reads out.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def peak_mb() -> float:
 
 
 def bare_seconds(model: stimg.models.Model, section) -> float:
-    """Median time of the encoder on all windows of the section, gathered beforehand."""
+    """Median time of encoder and decoder on all windows of the section, gathered beforehand."""
     matched, _ = match_slides(section, model, layer=None, scale=None, lattice_key="lattice")
     slide, vocabulary = matched[0]
     tokens = torch.from_numpy(site_tokens(model, slide, vocabulary))
@@ -45,7 +45,8 @@ def bare_seconds(model: stimg.models.Model, section) -> float:
         for _ in range(REPEATS):
             started = time.perf_counter()
             for values, places, present in batches:
-                model.network.encode(values, places, present)
+                encoded = model.network.encode(values, places, present)
+                model.network.decode(encoded, places, present, present)
             times.append(time.perf_counter() - started)
     return float(np.median(times))
 
