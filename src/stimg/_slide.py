@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,6 +41,8 @@ class Slide:
         `"hex"`, `"square"` or `"free"`.
     parity
         Of a hex lattice: rows with `(row + parity) % 2 == 1` are shifted by half a pitch.
+    seen
+        bool, shape (n_sites,): the sites that means and deviations are taken from; all by default.
     """
 
     name: str
@@ -51,16 +54,28 @@ class Slide:
     obs_index: np.ndarray
     kind: str
     parity: int = 0
-    mean: np.ndarray = field(init=False, repr=False)
-    std: np.ndarray = field(init=False, repr=False)
-    grid: np.ndarray = field(init=False, repr=False)
+    seen: np.ndarray | None = None
 
-    def __post_init__(self) -> None:
-        mean, std = moments(self.expression)
+    @cached_property
+    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        return moments(self.expression if self.seen is None else self.expression[np.flatnonzero(self.seen)])
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean of every gene over the seen sites, float32 (n_genes,)."""
+        return self._moments[0]
+
+    @property
+    def std(self) -> np.ndarray:
+        """Standard deviation of every gene over the seen sites, float32 (n_genes,)."""
+        return self._moments[1]
+
+    @cached_property
+    def grid(self) -> np.ndarray:
+        """Site index at every lattice position, int32 (rows, columns), -1 where empty."""
         grid = np.full(self.sites.max(0) + 1 if len(self.sites) else (0, 0), -1, dtype=np.int32)
         grid[self.sites[:, 0], self.sites[:, 1]] = np.arange(len(self.sites), dtype=np.int32)
-        for name, value in (("mean", mean), ("std", std), ("grid", grid)):
-            object.__setattr__(self, name, value)
+        return grid
 
     @property
     def n_sites(self) -> int:

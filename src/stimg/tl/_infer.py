@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -186,13 +185,3 @@ def _centre_weights(size: int) -> np.ndarray:
     ramp = 1 - np.abs(2 * np.arange(size) + 1 - size) / (size + 1)
     return np.outer(ramp, ramp).ravel().astype(np.float32)
 
-
-def seen_moments(slide: Slide, visible: np.ndarray) -> Slide:
-    """Return the slide with its means and deviations taken from visible sites only."""
-    from stimg._slide import moments
-
-    result = replace(slide)
-    mean, std = moments(slide.expression[np.flatnonzero(visible)])
-    object.__setattr__(result, "mean", mean)
-    object.__setattr__(result, "std", std)
-    return result

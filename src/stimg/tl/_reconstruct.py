@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,7 +68,7 @@ def reconstruct(
         `hidden` is no bool array of length n_obs or hides a whole slide; no gene in common with the model.
     """
     from stimg import __version__
-    from stimg.tl._infer import get_device, get_model, match_slides, run_windows, seen_moments, site_tokens
+    from stimg.tl._infer import get_device, get_model, match_slides, run_windows, site_tokens
 
     device = get_device(device)
     table = resolve_table(adata, table_key)
@@ -84,7 +85,7 @@ def reconstruct(
         if not visible.any():
             msg = f"`hidden` hides every site of slide {slide.name!r}: nothing is left to predict from."
             raise ValueError(msg)
-        seen = seen_moments(slide, visible)
+        seen = replace(slide, seen=visible)
         tokens = site_tokens(model, seen, vocabulary)
         states = run_windows(model, seen, tokens, readout="decoder", visible=visible, stride=stride, device=device)
         predicted = states @ gene_out[vocabulary].T + gene_bias[vocabulary]
