@@ -105,6 +105,129 @@ def test_bad_input_is_refused_and_leaves_the_slide_alone(slide):
     assert (list(slide.obs), list(slide.uns)) == before
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"refine": -3}, "`refine`"),
+        ({"refine": 2.5}, "`refine`"),
+        ({"n_components": -1}, "`n_components`"),
+        ({"n_domains": 2.0}, "`n_domains`"),
+        ({"n_domains": "many"}, "`n_domains`"),
+        ({"n_domains": "auto", "candidates": ()}, "`candidates`"),
+        ({"n_domains": "auto", "candidates": (1, 2, 3)}, "`candidates`"),
+        ({"n_domains": "auto", "candidates": (3, 401)}, "`candidates` of at most the 400"),
+    ],
+)
+def test_bad_numbers_are_refused_before_anything_is_written(slide, arguments, message):
+    before = (list(slide.obs), list(slide.uns))
+    with pytest.raises(ValueError, match=message):
+        stimg.tl.domains(slide, **({"n_domains": 3} | arguments))
+    assert (list(slide.obs), list(slide.uns)) == before
+
+
+def test_slides_that_do_not_fit_together_are_refused(slide):
+    other = slide.copy()
+    other.obsm["X_stimg"] = other.obsm["X_stimg"][:, :10]
+    with pytest.raises(ValueError, match=r"found \[10, 20\]"):
+        stimg.tl.domains([slide, other], 3)
+    with pytest.raises(ValueError, match="twice"):
+        stimg.tl.domains([slide, slide], 3)
+    slide.obsm["X_stimg"] = np.full((slide.n_obs, 2), "a")
+    with pytest.raises(ValueError, match="Expected numbers"):
+        stimg.tl.domains(slide, 3)
+    assert "stimg_domain" not in slide.obs
+    assert "stimg_domain" not in other.obs
+
+
+def test_auto_leaves_out_what_cannot_be_reached_with_a_warning(slide):
+    slide.obsm["X_stimg"] = np.eye(4)[slide.obs["domain"].cat.codes]
+    with pytest.warns(UserWarning, match=r"`candidates` \[6, 8\]"):
+        stimg.tl.domains(slide, "auto", method="kmeans", candidates=(3, 4, 6, 8))
+    record = slide.uns["stimg"]["domains"]
+    assert record["n_domains"] == 4
+    assert set(record["agreement"]) == {"3", "4"}
+    assert record["agreement"]["4"] == pytest.approx(1)
+    with pytest.raises(RuntimeError, match="None of `candidates`"):
+        stimg.tl.domains(slide, "auto", method="kmeans", candidates=(6, 8))
+
+
+def test_leiden_reaches_many_domains_and_says_what_it_tried_where_it_cannot(slide):
+    stimg.tl.domains(slide, 60, method="leiden")
+    assert slide.obs["stimg_domain"].nunique() == 60
+    assert len(set(slide.uns["stimg_domain_colors"])) == 60
+    far = slide[:100].copy()
+    far.obsm["X_stimg"] = np.repeat([[0.0], [1e3], [2e3], [3e3]], 25, axis=0)
+    far.obs["section"] = np.repeat(list("abcd"), 25)
+    with pytest.raises(RuntimeError, match=r"`n_domains`=2 in \d+ partitions.*nearest numbers reached: \[4\]"):
+        stimg.tl.domains(far, 2, method="leiden", library_key="section")
+
+
+@pytest.mark.parametrize("method", ["mixture", "kmeans", "leiden"])
+def test_one_observation_is_one_domain(slide, method):
+    single = slide[:1].copy()
+    stimg.tl.domains(single, 1, method=method, refine=True)
+    assert list(single.obs["stimg_domain"]) == ["1"]
+    assert single.obs["stimg_domain_confidence"].item() == 1
+
+
+def test_equally_large_domains_are_named_in_row_order(slide):
+    slide = slide[:40].copy()
+    slide.obsm["X_stimg"] = np.repeat(np.eye(4) * 10, 10, axis=0) + np.random.default_rng(0).normal(0, 0.1, (40, 4))
+    for seed in range(3):
+        stimg.tl.domains(slide, 4, method="kmeans", rng=seed)
+        assert list(slide.obs["stimg_domain"][::10]) == ["1", "2", "3", "4"]
+
+
+def test_refinement_takes_the_majority_within_a_section():
+    from stimg.tl._domains_methods import refine_labels
+
+    line = np.stack([np.arange(6.0), np.zeros(6)], axis=1)
+    labels = np.array([0, 0, 1, 0, 0, 0])
+    np.testing.assert_array_equal(refine_labels(labels, line, np.zeros(6, int), 2), 0)
+    # a second section at the same places with other labels: each is refined as if it were alone
+    both = np.r_[labels, 1 - labels]
+    sections = np.repeat([0, 1], 6)
+    refined = refine_labels(both, np.r_[line, line], sections, 2)
+    np.testing.assert_array_equal(refined, np.repeat([0, 1], 6))
+
+
+def test_refinement_that_removes_a_domain_is_an_error(slide):
+    slide.obsm["X_stimg"] = np.zeros((slide.n_obs, 2))
+    slide.obsm["X_stimg"][200] = 100
+    before = list(slide.obs)
+    with pytest.raises(RuntimeError, match="Refinement left 1 of 2"):
+        stimg.tl.domains(slide, 2, method="kmeans", refine=True)
+    assert list(slide.obs) == before
+
+
+def test_record_and_labels_survive_h5ad(slide, tmp_path):
+    import anndata
+
+    other = slide.copy()
+    stimg.tl.domains([slide, other], "auto", candidates=(3, 4), method="kmeans", refine=6)
+    record = slide.uns["stimg"]["domains"]
+    assert record is not other.uns["stimg"]["domains"]
+    slide.write_h5ad(tmp_path / "slide.h5ad")
+    back = anndata.read_h5ad(tmp_path / "slide.h5ad")
+    assert set(back.uns["stimg"]["domains"]) == set(record)
+    assert back.uns["stimg"]["domains"]["n_slides"] == 2
+    assert (back.obs["stimg_domain"] == slide.obs["stimg_domain"]).all()
+
+
+def test_a_view_and_spatialdata_are_taken(slide):
+    import spatialdata
+
+    view = slide[:200]
+    stimg.tl.domains(view, 3)
+    assert view.obs["stimg_domain"].nunique() == 3
+    assert "stimg_domain" not in slide.obs
+    whole = spatialdata.SpatialData(tables={"spots": slide})
+    stimg.tl.domains(whole, 4, table_key="spots")
+    assert whole["spots"].obs["stimg_domain"].nunique() == 4
+    with pytest.raises(KeyError, match="table_key"):
+        stimg.tl.domains(whole, 4, table_key="none")
+
+
 def test_more_domains_than_distinct_rows_is_an_error(slide):
     slide.obsm["X_stimg"] = np.ones((400, 5), dtype=np.float32)
     with pytest.raises(RuntimeError, match="n_domains"):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stimg import _keys
+from stimg._validators import check_library_key
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -16,11 +17,44 @@ if TYPE_CHECKING:
 FILL = 0.92
 
 
-def pitch_of(table: AnnData, coordinates: np.ndarray) -> float:
+def section_rows(table: AnnData, library_key: str | None, library: str | None) -> np.ndarray:
+    """Rows of the section asked for, or refuse to draw several sections over one another.
+
+    Raises
+    ------
+    KeyError
+        No such column.
+    ValueError
+        Several sections and no `library`, an unknown one, or a `library` without `library_key`.
+    """
+    if library_key is None:
+        if library is not None:
+            msg = f"Expected `library_key` with `library`={library!r}, found None. Name the column of `adata.obs`."
+            raise ValueError(msg)
+        return np.arange(table.n_obs)
+    check_library_key(table, library_key)
+    sections = table.obs[library_key].astype(str).to_numpy()
+    names = [str(name) for name in dict.fromkeys(sections)]
+    if library is None and len(names) > 1:
+        msg = f"`adata.obs[{library_key!r}]` has several sections; name one as `library`: {names}."
+        raise ValueError(msg)
+    if library is not None and str(library) not in names:
+        msg = f"No section {library!r} (`library`) in `adata.obs[{library_key!r}]`. Available: {names}."
+        raise ValueError(msg)
+    return np.flatnonzero(sections == (names[0] if library is None else str(library)))
+
+
+def _lattice(table: AnnData, spatial_key: str) -> dict[str, Any]:
+    """Record of the lattice, where it was made from these coordinates."""
+    record = table.uns.get(_keys.UNS, {}).get(_keys.STEP_LATTICE, {})
+    return record if record.get("spatial_key") == spatial_key else {}
+
+
+def pitch_of(table: AnnData, coordinates: np.ndarray, spatial_key: str) -> float:
     """Pitch in units of the coordinates: the lattice's, else the median distance to the nearest observation."""
-    recorded = table.uns.get(_keys.UNS, {}).get(_keys.STEP_LATTICE, {}).get("pitch", np.nan)
-    if np.isfinite(recorded):
-        return float(recorded)
+    recorded = float(_lattice(table, spatial_key).get("pitch", np.nan))
+    if np.isfinite(recorded) and recorded > 0:
+        return recorded
     if len(coordinates) < 2:
         return 1.0
     from scipy.spatial import cKDTree
@@ -29,10 +63,10 @@ def pitch_of(table: AnnData, coordinates: np.ndarray) -> float:
 
 
 def draw_spots(ax: Axes, coordinates: np.ndarray, diameter: float, **style: Any) -> EllipseCollection:
-    """Draw one circle an observation, in data units, with the y axis pointing down and equal scales."""
+    """Draw one circle of this diameter an observation, in data units, with y pointing down and equal scales."""
     from matplotlib.collections import EllipseCollection
 
-    size = np.full(len(coordinates), FILL * diameter)
+    size = np.full(len(coordinates), diameter)
     spots = EllipseCollection(
         size, size, np.zeros(len(size)), units="xy", offsets=coordinates, offset_transform=ax.transData, **style
     )
@@ -48,9 +82,9 @@ def draw_spots(ax: Axes, coordinates: np.ndarray, diameter: float, **style: Any)
     return spots
 
 
-def add_scale_bar(ax: Axes, table: AnnData) -> None:
+def add_scale_bar(ax: Axes, table: AnnData, spatial_key: str) -> None:
     """Add a scale bar where the pitch is known in micrometres."""
-    lattice = table.uns.get(_keys.UNS, {}).get(_keys.STEP_LATTICE, {})
+    lattice = _lattice(table, spatial_key)
     pitch, pitch_um = lattice.get("pitch", np.nan), lattice.get("pitch_um", np.nan)
     if np.isfinite(pitch) and np.isfinite(pitch_um) and pitch > 0:
         from matplotlib_scalebar.scalebar import ScaleBar

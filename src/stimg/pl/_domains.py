@@ -10,7 +10,7 @@ import pandas as pd
 from stimg import _keys
 from stimg._resolve import resolve_table
 from stimg._validators import check_coordinates, check_obs_key
-from stimg.pl._canvas import add_scale_bar, draw_spots, pitch_of
+from stimg.pl._canvas import FILL, add_scale_bar, draw_spots, pitch_of, section_rows
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -30,6 +30,7 @@ def domains(
     library: str | None = None,
     image: bool = True,
     confidence: bool = False,
+    size: float | None = None,
     title: str | None = None,
     ax: Axes | None = None,
     table_key: str | None = None,
@@ -47,9 +48,12 @@ def domains(
     library_key, library
         Column of `.obs` with sections, and the one to draw.
     image
-        Draw the low-resolution image of `.uns["spatial"]` below the spots where there is one.
+        Draw the section's image of `.uns["spatial"]` (low resolution, else high) below the spots where there is one:
+        `.uns["spatial"][library]`, or the only one of an object with one section.
     confidence
         Fade observations by `.obs[key + "_confidence"]`.
+    size
+        Diameter of the circles in units of the coordinates; by default a little less than the pitch.
     title
         Title; by default `key` and the number of domains.
     ax
@@ -67,7 +71,7 @@ def domains(
     KeyError
         A key is missing.
     ValueError
-        Several sections and no `library`.
+        Several sections and no `library`, a `size` that is not positive, or a `key` of decimal numbers.
     """
     import matplotlib.pyplot as plt
 
@@ -77,7 +81,13 @@ def domains(
     faded = key + _keys.CONFIDENCE_SUFFIX
     if confidence:
         check_obs_key(table, faded, argument="confidence")
-    rows = _rows(table, library_key, library)
+    rows = section_rows(table, library_key, library)
+    if size is not None and not (np.isfinite(size) and size > 0):
+        msg = f"Expected `size` to be a positive diameter in units of the coordinates, found {size!r}."
+        raise ValueError(msg)
+    if table.obs[key].dtype.kind == "f":
+        msg = f"Expected categories in `adata.obs[{key!r}]`, found {table.obs[key].dtype}. Draw numbers with scanpy."
+        raise ValueError(msg)
     labels = pd.Categorical(table.obs[key])
     names = [str(name) for name in labels.categories]
     colours = _colours(table, key, len(names))
@@ -85,12 +95,11 @@ def domains(
         ax = plt.subplots(figsize=(6, 5), layout="constrained")[1]
     codes = labels.codes[rows]
     faces = np.array([*colours, UNLABELLED])[codes]
-    alpha = np.clip(table.obs[faded].to_numpy(dtype=float)[rows], 0.15, 1) if confidence else None
+    alpha = np.clip(np.nan_to_num(table.obs[faded].to_numpy(dtype=float)[rows]), 0.15, 1) if confidence else None
     if image:
-        _draw_image(ax, table, library)
-    draw_spots(
-        ax, coordinates[rows], pitch_of(table, coordinates), facecolors=faces, alpha=alpha, linewidths=0, zorder=2
-    )
+        _draw_image(ax, table, table.obs[library_key].astype(str).iloc[rows[0]] if library_key else None, rows)
+    diameter = FILL * pitch_of(table, coordinates[rows], spatial_key) if size is None else float(size)
+    draw_spots(ax, coordinates[rows], diameter, facecolors=faces, alpha=alpha, linewidths=0, zorder=2)
     present = [i for i in range(len(names)) if (codes == i).any()]
     entries = [(names[i], colours[i]) for i in present]
     if (codes < 0).any():
@@ -98,26 +107,8 @@ def domains(
     handles = [plt.Line2D([], [], marker="o", ls="", ms=8, color=colour, label=name) for name, colour in entries]
     ax.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, title=key)
     ax.set_title(title if title is not None else f"{key} ({len(present)} domains)")
-    add_scale_bar(ax, table)
+    add_scale_bar(ax, table, spatial_key)
     return ax
-
-
-def _rows(table: AnnData, library_key: str | None, library: str | None) -> np.ndarray:
-    """Rows of the section asked for."""
-    if library_key is None:
-        return np.arange(table.n_obs)
-    check_obs_key(table, library_key, argument="library_key")
-    sections = table.obs[library_key].astype(str).to_numpy()
-    names = list(dict.fromkeys(sections))
-    if library is None and len(names) > 1:
-        msg = f"`adata.obs[{library_key!r}]` has several sections; name one as `library`: {[str(n) for n in names]}."
-        raise ValueError(msg)
-    if library is not None and library not in names:
-        msg = (
-            f"No section {library!r} (`library`) in `adata.obs[{library_key!r}]`. Available: {[str(n) for n in names]}."
-        )
-        raise ValueError(msg)
-    return np.flatnonzero(sections == (names[0] if library is None else library))
 
 
 def _colours(table: AnnData, key: str, count: int) -> list[str]:
@@ -130,15 +121,19 @@ def _colours(table: AnnData, key: str, count: int) -> list[str]:
     return domain_colours(count)
 
 
-def _draw_image(ax: Axes, table: AnnData, library: str | None) -> None:
-    """Draw the low-resolution image in coordinate units, where there is one."""
+def _draw_image(ax: Axes, table: AnnData, library: str | None, rows: np.ndarray) -> None:
+    """Draw the section's image in coordinate units, where there is one; never that of another section."""
     libraries = table.uns.get(_keys.SPATIAL, {})
-    name = library if library in libraries else next(iter(libraries), None)
-    if name is None or not isinstance(libraries[name], dict):
+    if library not in libraries:
+        if len(libraries) != 1 or len(rows) < table.n_obs:
+            return
+        library = next(iter(libraries))
+    if not isinstance(libraries[library], dict):
         return
-    images, factors = libraries[name].get("images", {}), libraries[name].get("scalefactors", {})
-    if "lowres" not in images or "tissue_lowres_scalef" not in factors:
-        return
-    picture, scale = np.asarray(images["lowres"]), float(factors["tissue_lowres_scalef"])
-    height, width = picture.shape[0] / scale, picture.shape[1] / scale
-    ax.imshow(picture, extent=(0, width, height, 0), alpha=IMAGE_ALPHA, zorder=1)
+    images, factors = libraries[library].get("images", {}), libraries[library].get("scalefactors", {})
+    for name in ("lowres", "hires"):
+        if name in images and f"tissue_{name}_scalef" in factors:
+            picture, scale = np.asarray(images[name]), float(factors[f"tissue_{name}_scalef"])
+            height, width = picture.shape[0] / scale, picture.shape[1] / scale
+            ax.imshow(picture, extent=(0, width, height, 0), alpha=IMAGE_ALPHA, zorder=1)
+            return

@@ -28,12 +28,23 @@ def history(model: Model | pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
     Raises
     ------
+    TypeError
+        Neither a model nor a table.
+    KeyError
+        The table lacks a column.
     ValueError
         The history is empty.
     """
     import matplotlib.pyplot as plt
+    import pandas as pd
 
     table: pd.DataFrame = getattr(model, "history", model)
+    if not isinstance(table, pd.DataFrame):
+        msg = f"Expected a model of `stimg.tl.pretrain` or its `history`, found {type(model).__name__}."
+        raise TypeError(msg)
+    if missing := [name for name in ("epoch", "train_loss", "val_loss") if name not in table]:
+        msg = f"Columns {missing} not found in the history. Available: {list(table)}. Pass `model.history`."
+        raise KeyError(msg)
     if not len(table):
         msg = "Expected a model with a history, found none: it was not trained in epochs."
         raise ValueError(msg)

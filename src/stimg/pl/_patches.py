@@ -6,79 +6,147 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stimg._validators import check_positive_int
 from stimg._windows import crop
-from stimg.pl._canvas import add_colour_bar, draw_spots
+from stimg.pl._canvas import FILL, add_colour_bar, draw_spots
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from matplotlib.axes import Axes
+
+    from stimg._slide import Slide
     from stimg.pp import PatchDataset
+
+OUTLINE = "#D55E00"
 
 
 def patches(
-    patches: PatchDataset, n: int = 4, *, indices: Sequence[int] | None = None, gene: str | None = None
+    patches: PatchDataset,
+    n: int = 4,
+    *,
+    indices: Sequence[int] | None = None,
+    genes: str | Sequence[str] | None = None,
 ) -> np.ndarray:
-    """Draw where some patches lie on their slide, and one gene in each.
+    """Draw where some patches lie on their slide, and the expression of genes in each.
 
     Parameters
     ----------
     patches
         From :func:`stimg.pp.to_patches`.
     n
-        Number of patches, evenly spaced over the first slide, where no `indices` are given.
+        Number of patches, evenly spaced over the first slide with patches, where no `indices` are given.
     indices
         Patches of one slide to draw.
-    gene
-        Gene to colour by; by default the one with the highest channel weight on the slide.
+    genes
+        Genes to colour by, one a row; by default the one with the highest channel weight on the slide.
 
     Returns
     -------
     ndarray
-        Axes, shape (1 + number of patches,): the slide with the windows' outlines, then the patches.
+        Axes, shape (number of genes, 1 + number of patches). The first of a row is the slide with the windows'
+        outlines. Positions are true ones in units of the pitch, values log-normalised expression, and all panels of a
+        gene share one colour scale.
 
     Raises
     ------
     IndexError
         No such patch.
     KeyError
-        The gene is not among the slide's selected genes.
+        A gene is not among the slide's selected genes.
     ValueError
-        The patches are of several slides.
+        The patches are of several slides, or there is nothing to draw.
     """
     import matplotlib.pyplot as plt
-    from matplotlib.patches import Polygon
+    from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import withStroke
 
+    windows = _windows(patches, n, indices)
+    slide, grid = patches.slides[windows[0][0]], patches.grids[windows[0][0]]
+    columns = _columns(slide, genes)
+    positions = slide.positions()
+    shape = (len(columns), 1 + len(windows))
+    size = (3.4 + 2.2 * len(windows), 2.8 * len(columns) + 0.2)
+    figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, layout="constrained")
+    style = {"cmap": "viridis", "linewidths": 0}
+    for panels, column in zip(axes, columns, strict=True):
+        values = slide.expression[:, [column]].toarray().ravel()
+        limits = (0, float(np.quantile(values, 0.99)) or float(values.max()) or 1.0)
+        spots = draw_spots(panels[0], positions, FILL, array=values, clim=limits, **style)
+        panels[0].set_title(f"{slide.name}: {len(windows)} of {len(patches)} patches", fontsize=9)
+        for number, (ax, (_, row, col)) in enumerate(zip(panels[1:], windows, strict=True), start=1):
+            sites = crop(grid, (row, col), patches.size).ravel()
+            sites = sites[sites >= 0]
+            low, high = _corners(slide, row, col, patches.size)
+            panels[0].add_patch(
+                Rectangle((low[0], low[1]), *(high - low), fill=False, edgecolor=OUTLINE, lw=1.5, zorder=3)
+            )
+            middle = (low + high) / 2
+            label = panels[0].text(
+                *middle, str(number), color=OUTLINE, weight="bold", ha="center", va="center", zorder=4
+            )
+            label.set_path_effects([withStroke(linewidth=3, foreground="white")])
+            _widen(panels[0], low, high)
+            spots = draw_spots(ax, positions[sites], FILL, array=values[sites], clim=limits, **style)
+            ax.set_xlim(low[0], high[0])
+            ax.set_ylim(high[1], low[1])
+            ax.set_title(f"patch {number}", fontsize=9)
+        add_colour_bar(spots, panels[-1], f"{slide.genes[column]}\nlog-normalised expression")
+    return axes
+
+
+def _widen(ax: Axes, low: np.ndarray, high: np.ndarray) -> None:
+    """Widen the limits, of a y axis that points down, so that a box is whole inside."""
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    ax.set_xlim(min(left, low[0] - 0.5), max(right, high[0] + 0.5))
+    ax.set_ylim(max(bottom, high[1] + 0.5), min(top, low[1] - 0.5))
+
+
+def _windows(patches: PatchDataset, n: int, indices: Sequence[int] | None) -> list[tuple[int, int, int]]:
+    """Slide, row and column of the patches asked for, all of one slide."""
+    if not len(patches):
+        msg = "Expected a dataset with patches, found an empty one."
+        raise ValueError(msg)
     if indices is None:
-        of_first = [i for i in range(len(patches)) if patches.window(i)[0] == 0]
+        check_positive_int("n", n)
+        first = patches.window(0)[0]
+        of_first = [i for i in range(len(patches)) if patches.window(i)[0] == first]
         indices = [of_first[i] for i in np.linspace(0, len(of_first) - 1, min(n, len(of_first))).astype(int)]
+    if not len(indices):
+        msg = "Expected at least one patch in `indices`, found none."
+        raise ValueError(msg)
     if wrong := [i for i in indices if not 0 <= i < len(patches)]:
         msg = f"Expected `indices` from 0 to {len(patches) - 1}, found {wrong}."
         raise IndexError(msg)
     windows = [patches.window(i) for i in indices]
-    if len({k for k, _, _ in windows}) != 1:
-        msg = f"Expected patches of one slide in `indices`, found slides {sorted({k for k, _, _ in windows})}."
+    if len(slides := {k for k, _, _ in windows}) != 1:
+        msg = f"Expected patches of one slide in `indices`, found slides {sorted(slides)}. Draw one slide at a time."
         raise ValueError(msg)
-    slide = patches.slides[windows[0][0]]
-    gene = str(slide.genes[np.argmax(slide.weights)]) if gene is None else gene
-    if gene not in slide.genes:
-        msg = f"Gene {gene!r} is not among the {len(slide.genes)} selected genes of slide {slide.name!r}."
+    return windows
+
+
+def _columns(slide: Slide, genes: str | Sequence[str] | None) -> list[int]:
+    """Columns of the slide's expression that are drawn."""
+    if genes is None:
+        return [int(np.argmax(slide.weights))]
+    named = [genes] if isinstance(genes, str) else list(genes)
+    if not named:
+        msg = "Expected at least one gene in `genes`, found none."
+        raise ValueError(msg)
+    place = {str(gene): i for i, gene in enumerate(slide.genes)}
+    if unknown := [gene for gene in named if gene not in place]:
+        msg = (
+            f"Genes {unknown[:5]} (`genes`) are not among the {len(place)} selected genes of slide {slide.name!r}: "
+            f"{list(place)[:5]}, ..."
+        )
         raise KeyError(msg)
-    values = slide.expression[:, [int(np.flatnonzero(slide.genes == gene)[0])]].toarray().ravel()
-    positions = slide.positions()
-    limits = (0, float(np.quantile(values, 0.99)) or 1.0)
-    figure, axes = plt.subplots(1, 1 + len(indices), figsize=(3.4 + 2.2 * len(indices), 3.4), layout="constrained")
-    style = {"cmap": "viridis", "clim": limits, "linewidths": 0}
-    draw_spots(axes[0], positions, 1.0, array=values, **style)
-    axes[0].set_title(f"{slide.name}: {len(windows)} of {len(patches)} patches", fontsize=9)
-    for number, (ax, (_, row, col)) in enumerate(zip(axes[1:], windows, strict=True), start=1):
-        sites = crop(slide.grid, (row, col), patches.size).ravel()
-        sites = sites[sites >= 0]
-        places = positions[sites]
-        low, high = places.min(0) - 0.5, places.max(0) + 0.5
-        corners = [low, (high[0], low[1]), high, (low[0], high[1])]
-        axes[0].add_patch(Polygon(corners, fill=False, edgecolor="#D55E00", lw=1.5, zorder=3))
-        axes[0].text(*(places.mean(0)), str(number), color="#D55E00", weight="bold", ha="center", va="center", zorder=4)
-        spots = draw_spots(ax, places, 1.0, array=values[sites], **style)
-        ax.set_title(f"patch {number}", fontsize=9)
-    add_colour_bar(spots, axes[-1], f"{gene}\nlog-normalised expression")
-    return axes
+    return [place[gene] for gene in named]
+
+
+def _corners(slide: Slide, row: int, col: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two opposite corners, float64 (2,), of a window in true x and y, half a pitch around its sites."""
+    hexagonal = slide.kind == "hex"
+    height = np.sqrt(0.75) if hexagonal else 1.0
+    shifts = {0.5 * ((r + slide.parity) % 2) for r in range(row, row + size)} if hexagonal else {0.0}
+    low = np.array([col + min(shifts) - 0.5, row * height - 0.5])
+    return low, np.array([col + size - 0.5 + max(shifts), (row + size - 1) * height + 0.5])

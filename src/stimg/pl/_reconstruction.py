@@ -9,23 +9,33 @@ import numpy as np
 from stimg import _keys
 from stimg._resolve import resolve_table
 from stimg._slide import log_normalise
-from stimg._validators import check_choice, check_coordinates, check_expression, get_layer
-from stimg.pl._canvas import add_colour_bar, add_scale_bar, draw_spots, pitch_of
+from stimg._validators import (
+    check_choice,
+    check_coordinates,
+    check_expression,
+    check_positive_int,
+    check_var_unique,
+    get_layer,
+)
+from stimg.pl._canvas import FILL, add_colour_bar, add_scale_bar, draw_spots, pitch_of, section_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pandas as pd
     from anndata import AnnData
     from spatialdata import SpatialData
 
 
 def reconstruction(
     adata: AnnData | SpatialData,
-    genes: Sequence[str] | None = None,
+    genes: str | Sequence[str] | None = None,
     *,
     layer: str = _keys.RECONSTRUCTION,
     n_genes: int = 3,
     spatial_key: str = _keys.SPATIAL,
+    library_key: str | None = None,
+    library: str | None = None,
     table_key: str | None = None,
 ) -> np.ndarray:
     """Draw genes as measured (left) and as the model predicts them (right).
@@ -35,13 +45,15 @@ def reconstruction(
     adata
         A slide with :func:`stimg.tl.reconstruct` done.
     genes
-        Genes, one a row; by default the `n_genes` whose reconstruction varies most.
+        Genes, one a row; by default the `n_genes` whose reconstruction varies most over the slide.
     layer
         Layer that `reconstruct` wrote.
     n_genes
         Number of genes drawn where none are named.
     spatial_key
         Coordinates in `.obsm`.
+    library_key, library
+        Column of `.obs` with sections, and the one to draw.
     table_key
         Table of a `SpatialData`.
 
@@ -53,7 +65,9 @@ def reconstruction(
     Raises
     ------
     KeyError
-        The layer, the coordinates or a gene is missing.
+        The layer, its record in `.uns`, the coordinates or a gene is missing.
+    ValueError
+        No gene to draw, or several sections and no `library`.
     """
     import matplotlib.pyplot as plt
 
@@ -65,28 +79,51 @@ def reconstruction(
         )
         raise KeyError(msg)
     coordinates = check_coordinates(table, spatial_key)
-    record = table.uns[_keys.UNS][_keys.STEP_RECONSTRUCT]
+    rows = section_rows(table, library_key, library)
+    record = table.uns.get(_keys.UNS, {}).get(_keys.STEP_RECONSTRUCT)
+    if record is None:
+        msg = (
+            f"How `adata.layers[{layer!r}]` was made is not in `adata.uns['stimg']`. Available keys: "
+            f"{list(table.uns.get(_keys.UNS, {}))}. Run `stimg.tl.reconstruct(adata, model)` first."
+        )
+        raise KeyError(msg)
     check_choice("scale", record["scale"], ("counts", "log"))
+    check_positive_int("n_genes", n_genes)
+    check_var_unique(table)
     predicted = np.asarray(table.layers[layer])
-    if genes is None:
-        known = np.isfinite(predicted).all(0)
-        order = np.argsort(-np.where(known, predicted.var(0), -1), kind="stable")
-        genes = list(table.var_names[order[:n_genes]])
+    genes = (
+        _default_genes(predicted, table.var_names, n_genes)
+        if genes is None
+        else [genes]
+        if isinstance(genes, str)
+        else genes
+    )
+    if not len(genes):
+        msg = "Expected at least one gene to draw, found none. Name some as `genes`."
+        raise ValueError(msg)
     if unknown := [gene for gene in genes if gene not in table.var_names]:
-        msg = f"`genes` not in `adata.var_names`: {unknown[:5]}."
+        msg = f"`genes` not in `adata.var_names`: {unknown[:5]}. Take some of {list(table.var_names[:5])}, ..."
         raise KeyError(msg)
     measured = check_expression(get_layer(table, record["layer"] or None), record["scale"])
     if record["scale"] == "counts":
         measured = log_normalise(measured, float(record["target_sum"]))
-    diameter = pitch_of(table, coordinates)
+    coordinates, measured, predicted = coordinates[rows], measured[rows], predicted[rows]
+    diameter = FILL * pitch_of(table, coordinates, spatial_key)
     figure, axes = plt.subplots(len(genes), 2, figsize=(9, 3.6 * len(genes)), squeeze=False, layout="constrained")
-    for row, gene in zip(axes, genes, strict=True):
+    for panels, gene in zip(axes, genes, strict=True):
         column = table.var_names.get_loc(gene)
         pair = (measured[:, [column]].toarray().ravel(), predicted[:, column])
-        limits = (0, float(np.nanquantile(pair[0], 0.99)) or float(np.nanmax(pair[1])) or 1.0)
-        for ax, values, name in zip(row, pair, ("measured", "reconstructed"), strict=True):
+        limits = (0, float(np.quantile(pair[0], 0.99)) or float(np.nan_to_num(pair[1]).max()) or 1.0)
+        for ax, values, name in zip(panels, pair, ("measured", "reconstructed"), strict=True):
             spots = draw_spots(ax, coordinates, diameter, array=values, cmap="viridis", clim=limits, linewidths=0)
             ax.set_title(f"{gene}, {name}")
-        add_colour_bar(spots, row[1], str(record["unit"]))
-    add_scale_bar(axes[-1, 0], table)
+        add_colour_bar(spots, panels[1], str(record["unit"]))
+    add_scale_bar(axes[-1, 0], table, spatial_key)
     return axes
+
+
+def _default_genes(predicted: np.ndarray, names: pd.Index, n_genes: int) -> list[str]:
+    """Genes whose reconstruction varies most over the slide."""
+    variance = np.where(np.isfinite(predicted).all(0), predicted.var(0), -1)
+    order = np.argsort(-variance, kind="stable")
+    return [str(gene) for gene in names[order[variance[order] >= 0][:n_genes]]]

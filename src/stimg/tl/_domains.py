@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from stimg import _keys
 from stimg._resolve import prepare, resolve_table, write_uns
@@ -35,7 +37,7 @@ def domains(
     method: Literal["mixture", "kmeans", "leiden"] = "mixture",
     use_rep: str = _keys.EMBEDDING,
     covariance: Literal["tied", "full"] = "tied",
-    n_components: int = 15,
+    n_components: int | None = 15,
     candidates: Sequence[int] = tuple(range(3, 13)),
     spatial_key: str = _keys.SPATIAL,
     library_key: str | None = None,
@@ -52,8 +54,8 @@ def domains(
     adata
         A slide with :func:`stimg.tl.embed` done, or a list of slides that are clustered jointly.
     n_domains
-        Number of domains, or `"auto"`: of `candidates` the one whose domains agree best between seeds (mean pairwise
-        adjusted Rand index; ties go to the larger number).
+        Number of domains, or `"auto"`: of `candidates` the one whose domains agree best between five seeds (mean
+        pairwise adjusted Rand index to three digits; ties go to the larger number).
     method
         `"mixture"`: Gaussian mixture, best of several starts by likelihood. `"kmeans"`. `"leiden"`: Leiden on two
         layers, the embedding's neighbour graph and the spatial one (leidenalg's multiplex partition; Traag et al.
@@ -63,15 +65,16 @@ def domains(
     covariance
         Of the mixture: `"tied"`, one for all domains, or `"full"`.
     n_components
-        Principal components of the embedding that are clustered; 0 for the embedding itself.
+        Principal components of the embedding that are clustered; 0 or `None` for the embedding itself.
     candidates
-        Numbers tried by `n_domains="auto"`.
+        Numbers of at least 2 tried by `n_domains="auto"`. One that cannot be reached is left out with a warning.
     spatial_key
         Coordinates, used by `"leiden"` and `refine`.
     library_key
         Column of `.obs` that tells sections of one object apart: no spatial neighbour is in another section.
     refine
-        Replace each label by the commonest among this many nearest observations (`True`: 18). Off by default.
+        Replace each label by the commonest among this many nearest observations of its section and itself (`True`:
+        18). Off by default.
     key_added
         Key of the labels in `.obs`.
     table_key
@@ -84,19 +87,21 @@ def domains(
     Returns
     -------
     `None` (or the copy, or the list of copies), with
-    `.obs[key_added]` : categorical, `"1"` to `"n_domains"`, the largest domain first.
+    `.obs[key_added]` : categorical, `"1"` to `"n_domains"`, the largest domain over all slides first; of equally large
+    ones the one met first in the order of the rows.
     `.obs[key_added + "_confidence"]` : float32 in [0, 1]. Posterior probability (mixture), one minus the ratio of the
     distances to the nearest and second nearest centre (k-means), or the share of embedding neighbours in the same
-    domain (Leiden).
+    domain (Leiden). Of the labels before refinement.
     `.uns[key_added + "_colors"]` : one colour a domain.
-    `.uns["stimg"]["domains"]` : parameters.
+    `.uns["stimg"]["domains"]` : parameters; with `n_domains="auto"` also `agreement`, the score of each candidate.
 
     Raises
     ------
     KeyError
         The embedding, the coordinates or the column `library_key` is missing.
     ValueError
-        `n_domains` is above the number of observations, the embedding is not finite, or a bad argument.
+        `n_domains` is above the number of observations, the embedding is not finite, embeddings of several slides have
+        different widths, a slide is given twice, or a bad argument.
     RuntimeError
         `n_domains` domains could not be reached.
     """
@@ -104,31 +109,48 @@ def domains(
 
     check_choice("method", method, METHODS)
     check_choice("covariance", covariance, ("tied", "full"))
+    n_components = 0 if n_components is None else n_components
     check_positive_int("n_components", n_components, minimum=0)
-    if n_domains != "auto":
+    if not isinstance(refine, bool | np.bool_):
+        check_positive_int("refine", refine, minimum=0)
+    if n_domains == "auto":
+        _check_candidates(candidates)
+    else:
         check_positive_int("n_domains", n_domains)
     given = list(adata) if isinstance(adata, list | tuple) else [adata]
     if not given:
         msg = "Expected at least one slide in `adata`, found an empty list."
         raise ValueError(msg)
     tables = [resolve_table(slide, table_key) for slide in given]
+    if len({id(table) for table in tables}) < len(tables):
+        msg = f"Expected {len(tables)} different slides in `adata`, found one of them twice. Give each slide once."
+        raise ValueError(msg)
     spatial = method == "leiden" or bool(refine)
-    embedding = np.concatenate([_embedding(table, use_rep) for table in tables])
+    parts = [_embedding(table, use_rep) for table in tables]
+    if len(widths := {part.shape[1] for part in parts}) > 1:
+        msg = (
+            f"Expected `.obsm[{use_rep!r}]` of one width in all slides, found {sorted(widths)}. "
+            "Embed all slides with the same model: `stimg.tl.embed(adata, model)`."
+        )
+        raise ValueError(msg)
+    embedding = np.concatenate(parts)
     for table in tables:
         check_library_key(table, library_key)
     coordinates = np.concatenate([check_coordinates(t, spatial_key) for t in tables]) if spatial else None
     libraries = _libraries(tables, library_key)
     largest = max(candidates) if n_domains == "auto" else n_domains
     if largest > len(embedding):
-        msg = f"Expected `n_domains` of at most the {len(embedding)} observations, found {largest}."
+        name = "candidates" if n_domains == "auto" else "n_domains"
+        msg = f"Expected `{name}` of at most the {len(embedding)} observations, found {largest}. Ask for fewer domains."
         raise ValueError(msg)
     values = _components(embedding, n_components)
     seed = int(np.random.default_rng(rng).integers(2**31))
     options: dict[str, Any] = {"method": method, "covariance": covariance}
     if method == "leiden":
         options |= {"coordinates": coordinates, "libraries": libraries}
+    agreement: dict[str, float] = {}
     if n_domains == "auto":
-        n_domains = choose_number(values, candidates, seed=seed, **options)
+        n_domains, agreement = choose_number(values, candidates, seed=seed, **options)
     labels, confidence = cluster(values, n_domains, seed=seed, **options)
     if refine and coordinates is not None:
         count = REFINE_NEIGHBOURS if refine is True else int(refine)
@@ -136,21 +158,26 @@ def domains(
         if len(np.unique(labels)) < n_domains:
             msg = f"Refinement left {len(np.unique(labels))} of {n_domains} domains. Pass a smaller `refine`, or False."
             raise RuntimeError(msg)
-    order = np.argsort(-np.bincount(labels, minlength=n_domains), kind="stable")
+    _, first, sizes = np.unique(labels, return_index=True, return_counts=True)
+    order = np.lexsort((first, -sizes))
     names = [str(i + 1) for i in range(n_domains)]
     codes = np.argsort(order, kind="stable")[labels]
-    record = {
+    record: dict[str, Any] = {
         "n_domains": n_domains,
         "method": method,
         "covariance": covariance,
         "use_rep": use_rep,
         "n_components": n_components,
+        "n_slides": len(tables),
+        "spatial_key": spatial_key if spatial else "",
         "library_key": library_key or "",
         "refine": int(refine),
         "seed": seed,
         "key_added": key_added,
         "version": __version__,
     }
+    if agreement:
+        record["agreement"] = agreement
     results = []
     start = 0
     for slide in given:
@@ -160,7 +187,7 @@ def domains(
         table.obs[key_added] = pd.Categorical.from_codes(codes[part], names)
         table.obs[key_added + _keys.CONFIDENCE_SUFFIX] = confidence[part].astype(np.float32)
         table.uns[f"{key_added}_colors"] = domain_colours(n_domains)
-        write_uns(table, _keys.STEP_DOMAINS, record)
+        write_uns(table, _keys.STEP_DOMAINS, deepcopy(record))
         results.append(result)
     logger.info("Added .obs[%r]: %d domains by %s of .obsm[%r].", key_added, n_domains, method, use_rep)
     if not copy:
@@ -168,11 +195,31 @@ def domains(
     return results if isinstance(adata, list | tuple) else results[0]
 
 
+def _check_candidates(candidates: Sequence[int]) -> None:
+    """Refuse what are no numbers of domains to choose between; a single domain would always agree with itself."""
+    if isinstance(candidates, str) or not np.iterable(candidates) or not len(candidates):
+        msg = f"Expected `candidates` to be numbers of domains to choose between, found {candidates!r}."
+        raise ValueError(msg)
+    for number in candidates:
+        check_positive_int("candidates", number, minimum=2)
+
+
 def _embedding(table: AnnData, key: str) -> np.ndarray:
     check_obsm(table, key, advice="Run `stimg.tl.embed(adata, model)` first.")
-    values = np.asarray(table.obsm[key], dtype=np.float64)
+    found = table.obsm[key]
+    values = np.asarray(found.toarray() if sparse.issparse(found) else found)
+    if values.ndim != 2 or not values.shape[1] or values.dtype.kind not in "buif":
+        msg = (
+            f"Expected numbers of shape (n_obs, d) in `adata.obsm[{key!r}]`, found {values.dtype} of shape "
+            f"{values.shape}. Run `stimg.tl.embed(adata, model)` or name another `use_rep`."
+        )
+        raise ValueError(msg)
+    values = values.astype(np.float64)
     if not np.isfinite(values).all():
-        msg = f"`adata.obsm[{key!r}]` has {int((~np.isfinite(values)).any(1).sum())} rows with NaN or infinite values."
+        msg = (
+            f"`adata.obsm[{key!r}]` has {int((~np.isfinite(values)).any(1).sum())} rows with NaN or infinite values. "
+            "Embed these observations again, or remove them first."
+        )
         raise ValueError(msg)
     return values
 

@@ -18,6 +18,9 @@ SEEDS = 5
 EMBEDDING_NEIGHBOURS = 15
 SPATIAL_NEIGHBOURS = 6
 RESOLUTION_STEPS = 30
+RESOLUTION_RANGE = (1e-3, 4.0)
+LARGEST_RESOLUTION = 1e5
+RETRIES = 10
 
 
 def cluster(
@@ -26,6 +29,8 @@ def cluster(
     """Return labels int64 (n,) of exactly `n_domains` clusters and confidence float64 (n,)."""
     if method == "leiden":
         return _leiden(values, n_domains, seed=seed, **spatial)
+    if len(values) == 1:
+        return np.zeros(1, dtype=np.int64), np.ones(1)
     for attempt in range(3):
         fit = _mixture if method == "mixture" else _kmeans
         labels, confidence = fit(values, n_domains, seed + attempt, covariance)
@@ -73,6 +78,8 @@ def _neighbour_pairs(values: np.ndarray, n_neighbours: int) -> np.ndarray:
     from sklearn.neighbors import NearestNeighbors
 
     count = min(n_neighbours, len(values) - 1)
+    if count < 1:
+        return np.zeros((len(values), 0), dtype=np.int64)
     return NearestNeighbors(n_neighbors=count).fit(values).kneighbors(return_distance=False)
 
 
@@ -86,7 +93,11 @@ def _graph(n: int, sources: np.ndarray, targets: np.ndarray) -> igraph.Graph:
 def _leiden(
     values: np.ndarray, n_domains: int, *, seed: int, coordinates: np.ndarray, libraries: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bisect the resolution of a two-layer Leiden partition until it has `n_domains` parts."""
+    """Search the resolution of a two-layer Leiden partition until it has `n_domains` parts.
+
+    The upper end grows until it has enough parts, the range is halved on a logarithmic scale, and where the count jumps
+    over `n_domains` other seeds are tried around the jump.
+    """
     import leidenalg
 
     n = len(values)
@@ -99,42 +110,77 @@ def _leiden(
             around = rows[_neighbour_pairs(coordinates[rows], SPATIAL_NEIGHBOURS)]
             sources.append(np.repeat(rows, around.shape[1]))
             targets.append(around.ravel())
-    layers.append(_graph(n, np.concatenate(sources), np.concatenate(targets)))
+    if sources:
+        layers.append(_graph(n, np.concatenate(sources), np.concatenate(targets)))
+    counts: dict[tuple[float, int], int] = {}
+    best: list[np.ndarray] = []
 
-    def partition(resolution: float) -> np.ndarray:
+    def parts(resolution: float, attempt: int = 0) -> int:
         labels, _ = leidenalg.find_partition_multiplex(
             layers,
             leidenalg.RBConfigurationVertexPartition,
-            seed=seed % 2**31,
+            seed=(seed + attempt) % 2**31,
             resolution_parameter=resolution,
         )
-        return np.asarray(labels)
-
-    low, high = 1e-3, 4.0
-    counts = {}
-    for _ in range(RESOLUTION_STEPS):
-        middle = float(np.sqrt(low * high))
-        labels = partition(middle)
-        found = counts[middle] = len(np.unique(labels))
+        found = counts[resolution, attempt] = len(set(labels))
         if found == n_domains:
-            return labels, (labels[near] == labels[:, None]).mean(1)
-        low, high = (middle, high) if found < n_domains else (low, middle)
-    tried = sorted(set(counts.values()))
-    msg = f"Leiden reached {tried} domains but not `n_domains`={n_domains}. Take another number, seed or method."
-    raise RuntimeError(msg)
+            best.append(np.asarray(labels))
+        return found
+
+    low, high = RESOLUTION_RANGE
+    while parts(high) < n_domains and high < LARGEST_RESOLUTION:
+        low, high = high, 4 * high
+    for _ in range(RESOLUTION_STEPS):
+        if best or high / low < 1 + 1e-6:
+            break
+        middle = float(np.sqrt(low * high))
+        low, high = (middle, high) if parts(middle) < n_domains else (low, middle)
+    for attempt, factor in enumerate(np.geomspace(0.9, 1.1, RETRIES), start=1):
+        if best:
+            break
+        parts(float(low * factor), attempt)
+    if not best:
+        below = {found for found in counts.values() if found < n_domains}
+        above = set(counts.values()) - below
+        nearest = [*sorted(below)[-1:], *sorted(above)[:1]]
+        msg = (
+            f"`method='leiden'` did not reach `n_domains`={n_domains} in {len(counts)} partitions, of resolutions from "
+            f"{min(counts)[0]:.3g} to {max(counts)[0]:.3g}; nearest numbers reached: {nearest}. "
+            "Take another number, `rng` or `method`."
+        )
+        raise RuntimeError(msg)
+    labels = best[0]
+    same = labels[near] == labels[:, None]
+    return labels, same.mean(1) if near.shape[1] else np.ones(n)
 
 
-def choose_number(values: np.ndarray, candidates: Sequence[int], *, seed: int, **options: Any) -> int:
-    """Return the number of domains whose labels agree best between seeds; of equal ones the largest."""
+def choose_number(
+    values: np.ndarray, candidates: Sequence[int], *, seed: int, **options: Any
+) -> tuple[int, dict[str, float]]:
+    """Return the number of domains whose labels agree best between seeds (of equal ones the largest), and all scores.
+
+    A candidate that cannot be reached with every seed is left out with a warning.
+    """
     from itertools import combinations
 
     from sklearn.metrics import adjusted_rand_score
 
-    agreement = {}
-    for number in sorted(candidates):
-        runs = [cluster(values, number, seed=seed + i, **options)[0] for i in range(SEEDS)]
-        agreement[number] = np.mean([adjusted_rand_score(a, b) for a, b in combinations(runs, 2)])
-    return max(agreement, key=lambda number: (round(agreement[number], 3), number))
+    agreement, failed = {}, {}
+    for number in sorted(set(candidates)):
+        try:
+            runs = [cluster(values, number, seed=seed + i, **options)[0] for i in range(SEEDS)]
+        except RuntimeError as error:
+            failed[number] = str(error)
+            continue
+        agreement[number] = float(np.mean([adjusted_rand_score(a, b) for a, b in combinations(runs, 2)]))
+    if not agreement:
+        msg = f"None of `candidates` {sorted(failed)} could be reached with {SEEDS} seeds. {failed[min(failed)]}"
+        raise RuntimeError(msg)
+    if failed:
+        msg = f"`candidates` {sorted(failed)} could not be reached with {SEEDS} seeds and were left out of the choice."
+        warnings.warn(msg, UserWarning, stacklevel=3)
+    chosen = max(agreement, key=lambda number: (round(agreement[number], 3), number))
+    return chosen, {str(number): score for number, score in agreement.items()}
 
 
 def refine_labels(labels: np.ndarray, coordinates: np.ndarray, libraries: np.ndarray, count: int) -> np.ndarray:

@@ -184,4 +184,3 @@ def _centre_weights(size: int) -> np.ndarray:
     """Separable triangular weights float32 (size * size,), positive everywhere."""
     ramp = 1 - np.abs(2 * np.arange(size) + 1 - size) / (size + 1)
     return np.outer(ramp, ramp).ravel().astype(np.float32)
-
