@@ -1,37 +1,43 @@
 """Domains and probes on DLPFC: train on two sections, judge on the third, for each of the three.
 
-    STIMG_DATA_DIR=../shared/data python benchmarks/dlpfc.py [--max-epochs 20] [--out benchmarks/results/dlpfc.md]
+    STIMG_DATA_DIR=../shared/data python benchmarks/dlpfc.py [--config tiny] [--max-epochs 20] [--train-seeds 3]
 
-Every method sees the judged section's expression but not its labels. Rows: principal components (30, z-scored 2,000
+Every method sees the judged section's expression but not its labels. Methods: principal components (30, z-scored 2,000
 highly variable genes), the same averaged over the 18 nearest spots, the network untrained (random tables), the network
-untrained but started from gene programs, and the trained network. Columns: Gaussian mixture with tied covariance on at
-most 15 components, 7 domains, mean and standard deviation over 5 seeds; k-NN (k = 15) in spatially blocked folds; k-NN
-trained on each of the two other sections and tested on the judged one.
+untrained but started from gene programs, and the trained network. Scores: Gaussian mixture with tied covariance on at
+most 15 components, 7 domains, mean over 5 seeds of the mixture; k-NN (k = 15) in spatially blocked folds; k-NN trained
+on each of the two other sections and tested on the judged one. Rows of networks are means over the training seeds;
+"ARI sd" is the standard deviation over all mixtures of all training seeds.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from anndata import AnnData
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 import stimg
 from stimg.models import Model
 from stimg.nn import GeneMAE, get_config
+from stimg.pp import PatchDataset
+from stimg.tl._programs import gene_programs
 
 SECTIONS = ("151673", "151674", "151675")
 N_DOMAINS = 7
-SEEDS = 5
+MIXTURES = 5
+WEIGHTS = Path("benchmarks/weights")
+
+Sections = dict[str, AnnData]
 
 
-def load_sections() -> dict:
+def load_sections() -> Sections:
     """Read the three sections, on their lattices, with 2,000 genes selected each."""
     sections = {name: stimg.datasets.dlpfc(name) for name in SECTIONS}
     for section in sections.values():
@@ -40,75 +46,73 @@ def load_sections() -> dict:
     return sections
 
 
-def add_baselines(section) -> None:
-    """Principal components of z-scored selected genes, and their mean over the 18 nearest spots and the spot itself."""
-    slide = stimg.pp.to_patches(section, size=4, min_tissue=0.0).slides[0]
-    values = slide.standardise(slide.expression.toarray(), np.arange(len(slide.genes)))[slide.obs_site]
-    section.obsm["PCA"] = PCA(30, random_state=0).fit_transform(values)
-    nearest = NearestNeighbors(n_neighbors=19).fit(section.obsm["spatial"]).kneighbors(return_distance=False)
-    around = np.column_stack([np.arange(len(nearest)), nearest[:, :18]])
-    section.obsm["PCA + 18 nearest"] = section.obsm["PCA"][around].mean(1)
+def training_patches(sections: Sections, test: str) -> PatchDataset:
+    """Patches of the sections that are not judged."""
+    train = [name for name in SECTIONS if name != test]
+    return stimg.pp.to_patches([sections[name] for name in train], names=train)
 
 
-def untrained(model: Model, *, programs: bool) -> Model:
+def trained_model(sections: Sections, test: str, *, config: str, max_epochs: int, seed: int) -> Model:
+    """Train on the other sections, or read what an earlier run of the same version trained."""
+    path = WEIGHTS / f"{stimg.__version__}-{config}-{max_epochs}-without-{test}-seed{seed}.safetensors"
+    if not path.exists():
+        WEIGHTS.mkdir(exist_ok=True)
+        model = stimg.tl.pretrain(training_patches(sections, test), get_config(config), max_epochs=max_epochs, rng=seed)
+        model.save(path)
+    return Model.load(path)
+
+
+def untrained(model: Model, patches: PatchDataset, *, programs: bool) -> Model:
     """Return the same network before its first step: with random gene tables, or started from gene programs."""
-    from stimg.tl._programs import gene_programs
-
-    torch.manual_seed(0)
+    torch.manual_seed(model.card["seed"])
     network = GeneMAE(model.config, len(model.genes)).eval()
     if programs:
-        network.start_from_programs(*map(torch.from_numpy, gene_programs(untrained.patches, model.config.dim // 2)))
+        network.start_from_programs(*map(torch.from_numpy, gene_programs(patches, model.config.dim // 2)))
     return replace(model, network=network)
 
 
-def judge(sections: dict, test: str, key: str) -> dict:
-    """Scores of one embedding, in every section's `.obsm[key]`, on the judged section."""
-    section = sections[test]
-    labels, embedding = section.obs["domain"], section.obsm[key]
-    scores = []
-    for seed in range(SEEDS):
-        stimg.tl.domains(section, N_DOMAINS, use_rep=key, rng=seed)
-        scores.append(stimg.metrics.domain_scores(labels, section.obs["stimg_domain"]))
-    scores = pd.DataFrame(scores)
-    blocked = stimg.metrics.probe(embedding, labels, section.obsm["spatial"], method="knn", protocol="blocked")
-    row = {"section": test, "method": key, "ARI": scores["ari"].mean(), "ARI sd": scores["ari"].std()}
-    row |= {"NMI": scores["nmi"].mean(), "accuracy": scores["accuracy"].mean(), "blocked k-NN": blocked["accuracy"]}
-    if not key.startswith("PCA"):
-        others = [sections[name] for name in SECTIONS if name != test]
-        row["transfer k-NN"] = np.mean(
-            [
-                stimg.metrics.transfer_probe(o.obsm[key], o.obs["domain"], embedding, labels, method="knn")["accuracy"]
-                for o in others
-            ]
-        )
-    return row
+def near_means(values: np.ndarray, section: AnnData) -> np.ndarray:
+    """Mean of the values over each spot and its 18 nearest ones."""
+    near = NearestNeighbors(n_neighbors=19).fit(section.obsm["spatial"]).kneighbors(section.obsm["spatial"])[1]
+    return values[near].mean(1)
 
 
-def pca_transfer(sections: dict, test: str, rows: list[dict]) -> None:
-    """Fill in the baselines' transfer: components of the genes that all sections selected, fitted on all of them."""
+def add_baselines(sections: Sections) -> None:
+    """Write the components of every section by itself, and for transfer those fitted on all of them together."""
     slides = stimg.pp.to_patches(list(sections.values()), size=4, min_tissue=0.0).slides
     shared = sorted(set.intersection(*(set(s.genes) for s in slides)))
-    values = []
-    for slide in slides:
-        columns = np.array([np.flatnonzero(slide.genes == gene)[0] for gene in shared])
-        dense = slide.expression.toarray()[:, columns]
-        values.append(slide.standardise(dense, columns)[slide.obs_site])
-    components = PCA(30, random_state=0).fit(np.concatenate(values))
-    plain = {name: components.transform(v) for name, v in zip(sections, values, strict=True)}
-    blurred = {}
-    for name, section in sections.items():
-        near = NearestNeighbors(n_neighbors=19).fit(section.obsm["spatial"]).kneighbors(section.obsm["spatial"])[1]
-        blurred[name] = plain[name][near].mean(1)
-    for row, embedding in zip(rows, (plain, blurred), strict=True):
-        row["transfer k-NN"] = np.mean(
-            [
-                stimg.metrics.transfer_probe(
-                    embedding[o], sections[o].obs["domain"], embedding[test], sections[test].obs["domain"], method="knn"
-                )["accuracy"]
-                for o in SECTIONS
-                if o != test
-            ]
+    common = []
+    for section, slide in zip(sections.values(), slides, strict=True):
+        values = slide.standardise(slide.expression.toarray(), np.arange(len(slide.genes)))[slide.obs_site]
+        section.obsm["PCA"] = PCA(30, random_state=0).fit_transform(values)
+        common.append(values[:, [int(np.flatnonzero(slide.genes == gene)[0]) for gene in shared]])
+    components = PCA(30, random_state=0).fit(np.concatenate(common))
+    for section, values in zip(sections.values(), common, strict=True):
+        section.obsm["PCA, shared"] = components.transform(values)
+        for key in ("PCA", "PCA, shared"):
+            section.obsm[key.replace("PCA", "PCA + 18 nearest")] = near_means(section.obsm[key], section)
+
+
+def judge(sections: Sections, test: str, key: str, *, transfer: str | None = None) -> list[dict]:
+    """Scores of the embedding `.obsm[key]` on the judged section, a row a mixture; `transfer` names another one."""
+    section, transfer = sections[test], transfer or key
+    labels = section.obs["domain"]
+    scores = {"section": test, "method": key}
+    blocked = stimg.metrics.probe(section.obsm[key], labels, section.obsm["spatial"], method="knn", protocol="blocked")
+    others = [sections[name] for name in SECTIONS if name != test]
+    moved = [
+        stimg.metrics.transfer_probe(
+            other.obsm[transfer], other.obs["domain"], section.obsm[transfer], labels, method="knn"
         )
+        for other in others
+    ]
+    scores |= {"blocked k-NN": blocked["accuracy"], "transfer k-NN": np.mean([one["accuracy"] for one in moved])}
+    rows = []
+    for seed in range(MIXTURES):
+        stimg.tl.domains(section, N_DOMAINS, use_rep=key, rng=seed)
+        found = stimg.metrics.domain_scores(labels, section.obs["stimg_domain"])
+        rows.append({**scores, "ARI": found["ari"], "NMI": found["nmi"], "accuracy": found["accuracy"]})
+    return rows
 
 
 def main() -> None:
@@ -116,40 +120,45 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--config", default="tiny")
     parser.add_argument("--max-epochs", type=int, default=20)
+    parser.add_argument("--train-seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/dlpfc.md"))
     args = parser.parse_args()
     sections = load_sections()
-    for section in sections.values():
-        add_baselines(section)
+    add_baselines(sections)
     rows = []
     for test in SECTIONS:
-        train = [name for name in SECTIONS if name != test]
-        untrained.patches = patches = stimg.pp.to_patches([sections[n] for n in train], names=train)
-        started = time.perf_counter()
-        model = stimg.tl.pretrain(patches, get_config(args.config), max_epochs=args.max_epochs, rng=0)
-        print(f"{test}: trained in {time.perf_counter() - started:.0f} s\n{model}", flush=True)
-        baselines = [judge(sections, test, key) for key in ("PCA", "PCA + 18 nearest")]
-        pca_transfer(sections, test, baselines)
-        rows += baselines
-        models = {
-            "untrained": untrained(model, programs=False),
-            "untrained + programs": untrained(model, programs=True),
-            "trained": model,
-        }
-        for key, candidate in models.items():
-            for section in sections.values():
-                stimg.tl.embed(section, candidate, key_added=key)
-            rows.append(judge(sections, test, key))
-        for row in rows[-5:]:
-            print(row, flush=True)
-    table = pd.DataFrame(rows)
-    mean = table.groupby("method", sort=False).mean(numeric_only=True).reset_index().assign(section="mean")
-    table = pd.concat([table, mean])
+        for key in ("PCA", "PCA + 18 nearest"):
+            rows += judge(sections, test, key, transfer=f"{key}, shared")
+        patches = training_patches(sections, test)
+        for seed in range(args.train_seeds):
+            model = trained_model(sections, test, config=args.config, max_epochs=args.max_epochs, seed=seed)
+            models = {
+                "untrained": untrained(model, patches, programs=False),
+                "untrained + programs": untrained(model, patches, programs=True),
+                "trained": model,
+            }
+            for key, candidate in models.items():
+                for section in sections.values():
+                    stimg.tl.embed(section, candidate, key_added=key)
+                rows += [{**row, "training seed": seed} for row in judge(sections, test, key)]
+                print(pd.DataFrame(rows[-MIXTURES:]).mean(numeric_only=True).round(3).to_dict(), key, test, flush=True)
+    found = pd.DataFrame(rows)
+    columns = ["ARI", "NMI", "accuracy", "blocked k-NN", "transfer k-NN"]
+    grouped = found.groupby(["section", "method"], sort=False)
+    table = grouped[columns].mean()
+    table.insert(1, "ARI sd", grouped["ARI"].std())
+    mean = table.groupby("method", sort=False).mean()
+    table = pd.concat([table.reset_index(), mean.reset_index().assign(section="mean")])[["section", "method", *table]]
+    seeds = found.dropna(subset="training seed").groupby(["method", "training seed"], sort=False)[columns].mean()
     command = f"python benchmarks/dlpfc.py --config {args.config} --max-epochs {args.max_epochs}"
     text = (
-        f"# DLPFC, leave one section out\n\n`{command}` (stimg {stimg.__version__})\n\n{__doc__.split(chr(10), 4)[4]}\n"
+        f"# DLPFC, leave one section out\n\n`{command} --train-seeds {args.train_seeds}` (stimg {stimg.__version__})\n"
     )
-    args.out.write_text(text + table.round(3).to_markdown(index=False) + "\n")
+    text += f"\n{__doc__.split(chr(10), 4)[4]}\n{table.round(3).to_markdown(index=False)}\n"
+    text += (
+        f"\nMean of the three sections by training seed:\n\n{seeds.reset_index().round(3).to_markdown(index=False)}\n"
+    )
+    args.out.write_text(text)
 
 
 if __name__ == "__main__":
