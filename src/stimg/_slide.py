@@ -114,20 +114,6 @@ class Slide:
         scaled_weight = weight * inverse[:, None]
         return np.asarray(clipped @ scaled_weight - self.mean @ scaled_weight, dtype=np.float32)
 
-    def subset_genes(self, columns: np.ndarray) -> Slide:
-        """Return the slide with only the genes at `columns`."""
-        return Slide(
-            name=self.name,
-            expression=sparse.csr_array(self.expression[:, columns]),
-            genes=self.genes[columns],
-            weights=self.weights[columns],
-            sites=self.sites,
-            obs_site=self.obs_site,
-            obs_index=self.obs_index,
-            kind=self.kind,
-            parity=self.parity,
-        )
-
 
 def moments(expression: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation, float32, of every column of a CSR matrix, without making it dense."""
@@ -141,35 +127,42 @@ def moments(expression: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
     return mean.astype(np.float32), np.sqrt(variance).astype(np.float32)
 
 
-def log_normalise(counts: sparse.csr_array, target_sum: float) -> sparse.csr_array:
-    """Return float32 `log1p(counts / row total * target_sum)`; rows without counts stay zero."""
+def log_normalise(
+    counts: sparse.csr_array, target_sum: float, columns: np.ndarray | slice = slice(None)
+) -> sparse.csr_array:
+    """Return float32 `log1p(counts / row total * target_sum)` of the genes at `columns`.
+
+    Totals are those of all genes; rows without counts stay zero.
+    """
     totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-    factors = np.divide(target_sum, totals, out=np.zeros_like(totals), where=totals > 0)
-    data = np.log1p(counts.data * np.repeat(factors, np.diff(counts.indptr))).astype(np.float32)
-    return sparse.csr_array((data, counts.indices, counts.indptr), shape=counts.shape)
+    factors = np.divide(target_sum, totals, out=np.zeros_like(totals), where=totals > 0).astype(np.float32)
+    kept = sparse.csr_array(counts[:, columns])
+    data = np.log1p(kept.data * np.repeat(factors, np.diff(kept.indptr)))
+    return sparse.csr_array((data, kept.indices, kept.indptr), shape=kept.shape)
 
 
 def read_slides(
     table: AnnData,
     expression: sparse.csr_array,
+    columns: np.ndarray,
     *,
     scale: str,
     target_sum: float,
     lattice_key: str = _keys.LATTICE,
-    weight_key: str | None = None,
+    weights: np.ndarray | None = None,
     name: str = "slide",
 ) -> list[Slide]:
-    """Lay the checked `expression` of a table on its lattice, one `Slide` a library.
+    """Lay the genes at `columns` of a table's checked `expression` on its lattice, one `Slide` a library.
 
     Counts of observations that share a site are summed before they are normalised; log values are averaged.
+    `weights` (n_vars,) are 1 by default.
     """
     info: dict[str, Any] = dict(table.uns[_keys.UNS][_keys.STEP_LATTICE])
     library_key = info["library_key"]
     libraries = table.obs[library_key].astype(str).to_numpy() if library_key else np.full(table.n_obs, name)
     known = [str(library) for library in info["libraries"]] if library_key else [name]
     parities = dict(zip(known, map(int, info["parity"]), strict=True))
-    weights = np.ones(table.n_vars) if weight_key is None else np.nan_to_num(table.var[weight_key].to_numpy(float))
-    genes = table.var_names.to_numpy().astype(str)
+    weights = np.ones(table.n_vars) if weights is None else weights
     lattice = np.asarray(table.obsm[lattice_key])
     slides = []
     for library in dict.fromkeys(libraries):
@@ -177,19 +170,21 @@ def read_slides(
         sites, obs_site = np.unique(lattice[rows], axis=0, return_inverse=True)
         obs_site = obs_site.ravel()
         values = expression[rows] if len(rows) < table.n_obs else expression
-        if len(sites) < len(rows):
+        if shared := len(sites) < len(rows):
             gather = sparse.csr_array((np.ones(len(rows), np.float32), (obs_site, np.arange(len(rows)))))
             values = sparse.csr_array(gather @ values)
-            if scale == "log":
-                values = sparse.csr_array(sparse.diags_array(1 / np.bincount(obs_site).astype(np.float32)) @ values)
+        if scale == "counts":
+            values = log_normalise(values, target_sum, columns)
         else:
-            values = values[np.argsort(obs_site)]
+            values = sparse.csr_array(values[:, columns], dtype=np.float32)
+            if shared:
+                values = sparse.csr_array(sparse.diags_array(1 / np.bincount(obs_site).astype(np.float32)) @ values)
         slides.append(
             Slide(
                 name=library,
-                expression=log_normalise(values, target_sum) if scale == "counts" else values.astype(np.float32),
-                genes=genes,
-                weights=weights.astype(np.float32),
+                expression=values if shared else values[np.argsort(obs_site)],
+                genes=table.var_names.to_numpy()[columns].astype(str),
+                weights=weights[columns].astype(np.float32),
                 sites=sites.astype(np.int32),
                 obs_site=obs_site,
                 obs_index=rows,

@@ -164,14 +164,14 @@ def _selected_slides(
     target_sums.add((str(chosen["scale"]), float(chosen["target_sum"])))
     layer = chosen["layer"] or None
     expression = check_expression(get_layer(table, layer), chosen["scale"], name=f"layers[{layer!r}]" if layer else "X")
-    read = read_slides(
+    weights = np.nan_to_num(table.var[weight_key].to_numpy(dtype=float))
+    return read_slides(
         table,
         expression,
+        np.flatnonzero(weights > 0),
         scale=chosen["scale"],
         target_sum=float(chosen["target_sum"]),
         lattice_key=lattice_key,
-        weight_key=weight_key,
+        weights=weights,
         name=name,
     )
-    columns = np.flatnonzero(read[0].weights > 0)
-    return [slide.subset_genes(columns) for slide in read]

@@ -91,8 +91,10 @@ def match_slides(
             UserWarning,
             stacklevel=3,
         )
-    slides = read_slides(table, expression, scale=scale, target_sum=model.card["target_sum"], lattice_key=lattice_key)
-    matched = [(slide.subset_genes(columns), rows[columns]) for slide in slides]
+    slides = read_slides(
+        table, expression, columns, scale=scale, target_sum=model.card["target_sum"], lattice_key=lattice_key
+    )
+    matched = [(slide, rows[columns]) for slide in slides]
     return matched, {"scale": scale, "layer": layer or "", "n_genes_shared": len(columns), "gene_share": share}
 
 
