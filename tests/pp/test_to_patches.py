@@ -63,6 +63,20 @@ def test_workers_crop_the_same_batches(patches):
     assert all(equal(a, b) for a, b in zip(alone, helped, strict=True))
 
 
+def test_groups_are_drawn_equally_often(make_slide):
+    slides = [make_slide(seed=0), make_slide(seed=1), make_slide(n_obs=700, seed=2)]
+    patches = stimg.pp.to_patches(slides, size=8, n_channels=24, stride=4, groups=["brain", "brain", "heart"])
+    assert stimg.pp.to_patches(slides, size=8, n_channels=24).draw_weights() is None
+    sampler = EpochSampler(len(patches), 0, 40, patches.draw_weights())
+    drawn = list(sampler)
+    assert len(drawn) == len(sampler) == len(set(drawn))
+    assert drawn == list(sampler)
+    share = np.bincount([patches.window(index)[0] for _, index in drawn]) / len(drawn)
+    np.testing.assert_allclose(share, [0.25, 0.25, 0.5], atol=0.04)
+    sampler.set_epoch(1)
+    assert not set(drawn) & set(sampler)
+
+
 @pytest.mark.parametrize("platform", ["visium", "square", "free"])
 def test_symmetries_keep_distances_between_sites(make_slide, platform):
     plain = stimg.pp.to_patches(make_slide(platform), size=6, n_channels=40, stride=1, augment=False)
@@ -132,6 +146,7 @@ def test_bad_arguments_are_refused(make_slide):
         ({"min_tissue": 2}, "`min_tissue`"),
         ({"channel_rule": "best"}, "`channel_rule`"),
         ({"names": ["a", "b"]}, "`names`"),
+        ({"groups": ["a", "b"]}, "`groups`"),
         ({"size": 64, "min_tissue": 0.9}, "has no 64 x 64 patch"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -30,6 +30,8 @@ class PatchDataset(Dataset):
         The vocabulary: names of all genes that any slide selected, sorted.
     size, stride, n_channels
         As given to :func:`stimg.pp.to_patches`.
+    groups
+        Group of each slide, or `None`.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class PatchDataset(Dataset):
         scaling: str = "zscore",
         target_sum: float = 1e4,
         seed: int = 0,
+        groups: list[str] | None = None,
         genes: np.ndarray | None = None,
         grids: list[np.ndarray] | None = None,
     ) -> None:
@@ -58,6 +61,7 @@ class PatchDataset(Dataset):
         self.scaling = scaling
         self.target_sum = target_sum
         self.seed = seed
+        self.groups = groups
         self.genes = np.unique(np.concatenate([s.genes for s in slides])) if genes is None else genes
         self.grids = [s.grid for s in slides] if grids is None else grids
         self._positions = [s.positions() for s in slides]
@@ -87,6 +91,19 @@ class PatchDataset(Dataset):
         """Slide, row and column of a window's top-left site (before jitter)."""
         slide, row, col = self._windows[index]
         return int(slide), int(row), int(col)
+
+    def draw_weights(self) -> np.ndarray | None:
+        """Probability of each window in training, float64 (len(self),), or `None` where all are drawn alike.
+
+        Every group weighs the same, in a group every slide, in a slide every window.
+        """
+        if self.groups is None:
+            return None
+        counts = np.bincount(self._windows[:, 0], minlength=len(self.slides))
+        groups, of_slide = np.unique(self.groups, return_inverse=True)
+        members = np.bincount(of_slide[counts > 0], minlength=len(groups))
+        weights = 1 / (np.maximum(members, 1)[of_slide] * np.maximum(counts, 1))[self._windows[:, 0]]
+        return weights / weights.sum()
 
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, torch.Tensor]:
         """Crop one window.
@@ -168,7 +185,8 @@ class PatchDataset(Dataset):
         return candidates[np.argpartition(scores, self.n_channels)[: self.n_channels]]
 
     def _restrict(self, **changes: object) -> PatchDataset:
-        names = "slides size stride n_channels min_tissue channel_rule augment scaling target_sum seed genes grids"
+        names = "slides size stride n_channels min_tissue channel_rule augment"
+        names += " scaling target_sum seed groups genes grids"
         return PatchDataset(**({name: getattr(self, name) for name in names.split()} | changes))  # type: ignore[arg-type]
 
     def with_scaling(self, scaling: str) -> PatchDataset:

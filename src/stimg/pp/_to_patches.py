@@ -38,6 +38,7 @@ def to_patches(
     channel_rule: ChannelRule = "variance",
     augment: bool = True,
     names: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
     weight_key: str = _keys.WEIGHT,
     lattice_key: str = _keys.LATTICE,
     table_key: str | None = None,
@@ -71,6 +72,9 @@ def to_patches(
     names
         One name a slide, for messages, plots and the model's card. By default `slide0`, `slide1`, ...; sections of
         one object keep the names of their library.
+    groups
+        Tissue, or any other group, of each slide. Training then draws every group equally often, and in a group every
+        slide; by default every window.
     weight_key, lattice_key
         Keys written by `select_genes` and `to_lattice`.
     table_key
@@ -111,14 +115,18 @@ def to_patches(
     if not given:
         msg = "Expected at least one slide in `slides`, found an empty list."
         raise ValueError(msg)
-    if names is not None and len(names) != len(given):
-        msg = f"Expected one name a slide in `names`: {len(given)} slides, found {len(names)} names."
-        raise ValueError(msg)
+    for argument, values in (("names", names), ("groups", groups)):
+        if values is not None and (isinstance(values, str) or len(values) != len(given)):
+            msg = f"Expected one name a slide in `{argument}`: {len(given)} slides, found {values!r}."
+            raise ValueError(msg)
     arrays: list[Slide] = []
+    group_of: list[str] = []
     target_sums: set[tuple[str, float]] = set()
     for i, slide in enumerate(given):
         name = f"slide{i}" if names is None else names[i]
         arrays += _selected_slides(resolve_table(slide, table_key), name, weight_key, lattice_key, target_sums)
+        if groups is not None:
+            group_of += [str(groups[i])] * (len(arrays) - len(group_of))
     if len(target_sums) > 1:
         msg = (
             f"Expected one scale for all slides, found (scale, target_sum) = {sorted(target_sums)}. "
@@ -135,6 +143,7 @@ def to_patches(
         augment=augment,
         target_sum=target_sums.pop()[1],
         seed=int(np.random.default_rng(rng).integers(2**31)),
+        groups=None if groups is None else group_of,
     )
     covered = set(dataset._windows[:, 0].tolist())
     for k, array in enumerate(arrays):

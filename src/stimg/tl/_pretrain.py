@@ -181,7 +181,7 @@ def _fit(
     if config.n_programs:
         network.start_from_programs(*map(torch.from_numpy, gene_programs(train, config.dim // 2)))
     repeats = -(-CROPS_A_SLIDE * len(train.slides) // len(train))
-    sampler = EpochSampler(len(train), seed, repeats)
+    sampler = EpochSampler(len(train), seed, repeats, train.draw_weights())
     loader = DataLoader(train, batch_size, sampler=sampler, num_workers=num_workers)
     val_loader = None if validation is None else DataLoader(validation, batch_size, num_workers=num_workers)
     steps = len(loader) * trainer_kwargs["max_epochs"]

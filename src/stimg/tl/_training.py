@@ -15,6 +15,7 @@ from stimg.nn import Config, GeneMAE, draw_hidden
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy as np
     from torch import Tensor
 
 
@@ -22,11 +23,13 @@ class EpochSampler(Sampler[tuple[int, int]]):
     """Shuffled (epoch, index) pairs, so that every worker process crops the same windows for the same epoch.
 
     With `repeats`, an epoch visits every window that many times, each time with other channels, jitter and symmetry.
-    Lightning calls `set_epoch` at the start of each epoch, also after a resume.
+    With `weights` it draws as many windows, each with that probability. Lightning calls `set_epoch` at the start of
+    each epoch, also after a resume.
     """
 
-    def __init__(self, length: int, seed: int, repeats: int = 1) -> None:
+    def __init__(self, length: int, seed: int, repeats: int = 1, weights: np.ndarray | None = None) -> None:
         self.length = length
+        self.weights = None if weights is None else torch.from_numpy(weights)
         self.repeats = repeats
         self.seed = seed
         self.epoch = 0
@@ -37,6 +40,9 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+        if self.weights is not None:
+            drawn = torch.multinomial(self.weights, len(self), replacement=True, generator=generator).tolist()
+            return ((self.epoch * len(self) + i, window) for i, window in enumerate(drawn))
         first = self.epoch * self.repeats
         order = torch.randperm(len(self), generator=generator).tolist()
         return ((first + i // self.length, i % self.length) for i in order)
@@ -97,7 +103,7 @@ class PretrainModule(L.LightningModule):
         progress = step / max(self.total_steps, 1)
         if self.max_seconds:
             progress = max(progress, (time.monotonic() - self.started) / self.max_seconds)
-        warm = (step + 1) / max(self.config.warmup * self.total_steps, 1)
+        warm = max(progress, (step + 1) / max(self.total_steps, 1)) / self.config.warmup if self.config.warmup else 1.0
         return min(warm, 1.0) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
