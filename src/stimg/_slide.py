@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,8 @@ class Slide:
         Of a hex lattice: rows with `(row + parity) % 2 == 1` are shifted by half a pitch.
     seen
         bool, shape (n_sites,): the sites that means and deviations are taken from; all by default.
+    labels
+        Expert label of every site, str (n_sites,), empty where there is none; `None` for a slide without labels.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Slide:
     kind: str
     parity: int = 0
     seen: np.ndarray | None = None
+    labels: np.ndarray | None = None
 
     @cached_property
     def _moments(self) -> tuple[np.ndarray, np.ndarray]:
@@ -113,6 +116,11 @@ class Slide:
         )
         scaled_weight = weight * inverse[:, None]
         return np.asarray(clipped @ scaled_weight - self.mean @ scaled_weight, dtype=np.float32)
+
+    def with_genes(self, columns: np.ndarray) -> Slide:
+        """Return the slide with only the genes at `columns`."""
+        expression = sparse.csr_array(self.expression[:, columns])
+        return replace(self, expression=expression, genes=self.genes[columns], weights=self.weights[columns])
 
 
 def moments(expression: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:

@@ -115,12 +115,40 @@ def test_programs_start_the_tables_and_judge_the_error():
     loadings = torch.linalg.qr(torch.randn(30, 10, generator=torch.Generator().manual_seed(0)))[0]
     variance = torch.linspace(9, 1, 10)
     network.start_from_programs(loadings, variance)
+    network.judge_by_programs(loadings, variance)
     torch.testing.assert_close(network.gene_out[:, :10], loadings * variance.sqrt())
     torch.testing.assert_close(network.programs, loadings[:, :8])
     genes = torch.arange(30)[None]
     residual = 3 * loadings[:, 1][None, None]
     error = network.program_error(residual, genes, torch.ones(1, 1, 30, dtype=torch.bool))
     assert error.item() == pytest.approx(9 / (variance[1].item() + 1) / 8, rel=1e-5)
+
+
+def test_labels_compete_within_their_group_alone():
+    network = GeneMAE(SMALL, 30, n_labels=4)
+    states = torch.randn(2, 5, SMALL.dim, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([[0, 1, -1, 0, -1], [2, 3, 3, -1, -1]])
+    choice = torch.tensor([[True, True, False, False], [False, False, True, True]])
+    error = network.label_error(states, labels, choice)
+    scores = network.label_head(states)
+    parts = [
+        torch.nn.functional.cross_entropy(
+            scores[k][labels[k] >= 0][:, choice[k]], labels[k][labels[k] >= 0] - 2 * k, reduction="sum"
+        )
+        for k in (0, 1)
+    ]
+    torch.testing.assert_close(error, sum(parts) / 6)
+    assert network.label_error(states, torch.full((2, 5), -1), choice).item() == 0
+
+
+def test_a_network_starts_from_another_gene_by_gene():
+    old, new = GeneMAE(SMALL, 6), GeneMAE(SMALL, 4, n_labels=2)
+    rows = torch.tensor([5, -1, 0, 2])
+    new.start_from(old, rows)
+    torch.testing.assert_close(new.gene_in[[0, 2, 3]], old.gene_in[[5, 0, 2]])
+    assert not new.gene_in[1].any()
+    assert not new.gene_out[1].any()
+    torch.testing.assert_close(new.bridge.weight, old.bridge.weight)
 
 
 def test_bad_configurations_are_refused():

@@ -103,6 +103,21 @@ def test_few_genes_in_common_warn_and_none_is_an_error(make_slide, trained):
     assert "X_stimg" not in none.obsm
 
 
+def test_of_more_genes_than_in_training_the_most_variable_are_shown(make_slide, trained):
+    slide = make_slide()
+    few = stimg.models.Model(trained.network, trained.genes, {**trained.card, "genes_per_slide": 10})
+    stimg.tl.embed(slide, few)
+    array = stimg.pp.to_patches(slide, size=8, n_channels=40).slides[0]
+    kept = array.genes[np.argsort(-array.std)[:10]]
+    fewer = slide[:, slide.var_names.isin(kept)].copy()
+    fewer.X = fewer.X.astype(np.float32)
+    fewer.layers["log"] = np.log1p(slide.X.toarray() / slide.X.sum(1).reshape(-1, 1) * 1e4)[
+        :, slide.var_names.isin(kept)
+    ]
+    stimg.tl.embed(fewer, few, layer="log", scale="log", key_added="fewer")
+    np.testing.assert_allclose(fewer.obsm["fewer"], slide.obsm["X_stimg"], atol=1e-3)
+
+
 def test_bad_input_is_refused_and_leaves_the_slide_alone(make_slide, trained):
     slide = make_slide()
     keys = (list(slide.obsm), list(slide.uns["stimg"]))

@@ -119,3 +119,59 @@ def test_a_loss_that_is_not_finite_stops_with_advice(patches):
     wild = stimg.nn.Config(dim=32, encoder_layers=1, heads=2, n_programs=8, learning_rate=1e30, warmup=0)
     with pytest.raises(ValueError, match="Lower `learning_rate`"):
         stimg.tl.pretrain(patches, wild, max_epochs=3)
+
+
+def test_training_goes_on_from_given_weights(make_slide, patches, tmp_path):
+    first = stimg.tl.pretrain(patches, CONFIG, max_epochs=4, rng=0)
+    first.save(tmp_path / "first.safetensors")
+    still = stimg.tl.pretrain(patches, init=first, max_steps=1, val_fraction=0, rng=1)
+    assert still.config == first.config
+    slide = make_slide()
+    for key, model in (("first", first), ("still", still)):
+        stimg.tl.embed(slide, model, key_added=key)
+    assert np.corrcoef(slide.obsm["first"].ravel(), slide.obsm["still"].ravel())[0, 1] > 0.99
+    further = stimg.tl.pretrain(patches, init=tmp_path / "first.safetensors", max_epochs=3, rng=0)
+    assert further.history["val_loss"].iloc[0] < first.history["val_loss"].iloc[0]
+
+
+def test_the_vocabulary_grows_when_training_goes_on(make_slide, patches):
+    first = stimg.tl.pretrain(patches, CONFIG, max_epochs=1, rng=0)
+    other = make_slide(seed=5)
+    other.var_names = [*other.var_names[:50], *(f"NEW{i}" for i in range(10))]
+    stimg.pp.select_genes(other, n_genes=other.n_vars)
+    model = stimg.tl.pretrain(stimg.pp.to_patches(other, size=8, n_channels=24), init=first, max_epochs=1, rng=0)
+    assert set(first.genes) <= set(model.genes)
+    assert {f"NEW{i}" for i in range(10)} <= set(model.genes)
+    assert stimg.tl.embed(other, model, copy=True).obsm["X_stimg"].shape == (other.n_obs, 32)
+
+
+def test_other_sizes_than_those_of_the_weights_are_refused(patches, trained):
+    with pytest.raises(ValueError, match="`init`"):
+        stimg.tl.pretrain(patches, "tiny", init=trained)
+    with pytest.raises(TypeError, match="`init`"):
+        stimg.tl.pretrain(patches, init=3)
+
+
+def test_expert_labels_are_learned_and_saved(make_slide, tmp_path):
+    slides = [make_slide(seed=0), make_slide(seed=1)]
+    slides[1].obs["domain"] = slides[1].obs["domain"].astype(object).where(np.arange(300) % 3 > 0)
+    patches = stimg.pp.to_patches(slides, size=8, n_channels=24, label_key="domain", groups=["a", "b"])
+    assert patches.labels == [f"{g}/layer{i}" for g in "ab" for i in range(1, 6)]
+    item = patches[0]
+    assert item["choice"].tolist() == [True] * 5 + [False] * 5
+    assert (item["labels"][~item["present"]] == -1).all()
+    model = stimg.tl.pretrain(patches, CONFIG, max_epochs=1, rng=0)
+    model.save(tmp_path / "m.safetensors")
+    assert stimg.models.load(tmp_path / "m.safetensors").card["labels"] == patches.labels
+    assert model.network.label_head.weight.shape == (10, 32)
+    with pytest.raises(KeyError, match="`label_key`"):
+        stimg.pp.to_patches(slides, size=8, label_key="layer")
+
+
+def test_labels_of_sites_are_those_of_their_observations(make_slide):
+    slide = make_slide()
+    slide.obs["domain"] = slide.obs["domain"].astype(object).where(np.arange(300) > 20)
+    patches = stimg.pp.to_patches(slide, size=8, n_channels=24, label_key="domain")
+    array = patches.slides[0]
+    expected = slide.obs["domain"].fillna("").to_numpy()
+    np.testing.assert_array_equal(array.labels[array.obs_site], expected)

@@ -4,7 +4,12 @@ from typing import TYPE_CHECKING
 
 import lazy_loader as _lazy
 
-__getattr__, __dir__, __all__ = _lazy.attach(__name__, submod_attrs={"_model": ["Model"]})
+__getattr__, __dir__, __all__ = _lazy.attach(
+    __name__, submod_attrs={"_model": ["Model"], "_registry": ["available", "card", "load"]}
+)
 
 if TYPE_CHECKING:
     from stimg.models._model import Model as Model
+    from stimg.models._registry import available as available
+    from stimg.models._registry import card as card
+    from stimg.models._registry import load as load

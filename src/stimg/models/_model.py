@@ -77,7 +77,7 @@ class Model:
             lines.append(f"  history   {len(self.history)} epochs, training loss {last['train_loss']:.4f}")
         return "\n".join(lines)
 
-    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+    def save(self, path: str | Path, *, overwrite: bool = False, half: bool = False) -> None:
         """Write weights, configuration, vocabulary, card and history to one `.safetensors` file.
 
         The file appears whole or not at all: it is written beside its place, flushed, and renamed.
@@ -88,6 +88,9 @@ class Model:
             The file; its folder must exist.
         overwrite
             Replace an existing file.
+        half
+            Store numbers as float16, in a file of half the size. They are read as float32; embeddings differ by about
+            one part in a thousand.
 
         Raises
         ------
@@ -115,7 +118,8 @@ class Model:
             "card": self.card,
             "history": json.loads(self.history.to_json(orient="records")),
         }
-        tensors = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
+        dtype = torch.float16 if half else torch.float32
+        tensors = {name: tensor.to(dtype).contiguous() for name, tensor in self.network.state_dict().items()}
         data = serialise(tensors, metadata={METADATA_KEY: json.dumps(content)})
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             try:
@@ -154,8 +158,11 @@ class Model:
                 content = _parse_metadata(path, metadata)
                 config = Config.from_dict(content["config"])
                 genes = np.asarray(content["genes"], dtype=str)
+                if len(np.unique(genes)) < len(genes):
+                    msg = f"The vocabulary of {str(path)!r} has a gene twice. The file is damaged."
+                    raise ValueError(msg)
                 with torch.device("meta"):
-                    network = GeneMAE(config, len(genes))
+                    network = GeneMAE(config, len(genes), len(content["card"].get("labels", [])))
                 expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
                 _check_tensors(path, expected, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})
                 tensors = {name: file.get_tensor(name).float() for name in expected}

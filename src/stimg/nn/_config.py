@@ -39,6 +39,8 @@ class Config:
         tables.
     program_loss
         Weight of the error in gene programs beside that of single genes.
+    label_loss
+        Weight of the cross-entropy of expert labels, where patches have any.
     learning_rate, weight_decay, warmup
         AdamW with linear warm-up over this share of the steps, then cosine decay.
     batch_size
@@ -57,6 +59,7 @@ class Config:
     gene_ratio: float = 0.5
     n_programs: int = 32
     program_loss: float = 1.0
+    label_loss: float = 1.0
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
     warmup: float = 0.1

@@ -97,14 +97,17 @@ class GeneMAE(nn.Module):
         Sizes and masking.
     n_genes
         Size of the vocabulary.
+    n_labels
+        Number of expert labels that the network is also trained to tell apart; 0 for none.
     """
 
     programs: Tensor
     program_variance: Tensor
 
-    def __init__(self, config: Config, n_genes: int) -> None:
+    def __init__(self, config: Config, n_genes: int, n_labels: int = 0) -> None:
         super().__init__()
         self.config = config
+        self.n_labels = n_labels
         self.gene_in = nn.Parameter(torch.randn(n_genes, config.dim))
         self.gene_out = nn.Parameter(torch.randn(n_genes, config.dim) * config.dim**-0.5)
         self.gene_bias = nn.Parameter(torch.zeros(n_genes))
@@ -116,6 +119,8 @@ class GeneMAE(nn.Module):
         self.mask_token = nn.Parameter(torch.randn(config.dim) * 0.02)
         self.bridge = nn.Linear(config.dim, config.dim)
         self.decoder = Transformer(config, config.decoder_layers)
+        if n_labels:
+            self.label_head = nn.Linear(config.dim, n_labels)
 
     def input_layer(self) -> tuple[Tensor, Tensor]:
         """Weight and offset, each (n_genes, dim): a channel adds `value * weight[gene] + offset[gene]` to its token."""
@@ -156,6 +161,13 @@ class GeneMAE(nn.Module):
         return states @ self.gene_out[genes].transpose(-1, -2) + self.gene_bias[genes][..., None, :]
 
     @torch.no_grad()
+    def judge_by_programs(self, loadings: Tensor, variance: Tensor) -> None:
+        """Set the gene programs whose error is part of the loss; see `start_from_programs`."""
+        count = min(self.programs.shape[1], loadings.shape[1])
+        self.programs.zero_()[:, :count] = loadings[:, :count]
+        self.program_variance.fill_(1)[:count] = variance[:count]
+
+    @torch.no_grad()
     def start_from_programs(self, loadings: Tensor, variance: Tensor) -> None:
         """Start the gene tables from principal gene programs of the training slides.
 
@@ -173,9 +185,26 @@ class GeneMAE(nn.Module):
         self.gene_in[:, :k] = loadings[:, :k] * scale
         self.gene_out.mul_(0.1)
         self.gene_out[:, :k] = loadings[:, :k] * variance[:k].sqrt()
-        count = min(self.programs.shape[1], k)
-        self.programs[:, :count] = loadings[:, :count]
-        self.program_variance[:count] = variance[:count]
+
+    @torch.no_grad()
+    def start_from(self, other: GeneMAE, rows: Tensor) -> None:
+        """Start from a trained network.
+
+        Parameters
+        ----------
+        other
+            Of the same configuration. Its gene programs and labels are left behind: they are of other slides.
+        rows
+            int64 (n_genes,): row of every gene in the other's tables, -1 where it has none. Such genes add nothing to
+            tokens, and are predicted at their mean, until training changes that.
+        """
+        mine = self.state_dict()
+        known = rows >= 0
+        for name, value in other.state_dict().items():
+            if name in ("gene_in", "gene_out", "gene_bias"):
+                mine[name].zero_()[known] = value[rows[known]]
+            elif not name.startswith(("program", "label_head")):
+                mine[name].copy_(value)
 
     def program_error(self, residual: Tensor, genes: Tensor, judged: Tensor) -> Tensor:
         """Mean squared error of gene program scores, estimated from the judged entries of each site.
@@ -190,10 +219,17 @@ class GeneMAE(nn.Module):
         seen = count[..., 0] > 0
         return error.masked_fill(~seen, 0).sum() / seen.sum().clamp(min=1)
 
+    def label_error(self, states: Tensor, labels: Tensor, choice: Tensor) -> Tensor:
+        """Cross-entropy of `labels` (batch, sites), -1 for none, among each window's `choice` (batch, n_labels)."""
+        scores = self.label_head(states).float().masked_fill(~choice[:, None], -torch.inf)
+        known = labels >= 0
+        return F.cross_entropy(scores[known], labels[known], reduction="sum") / known.sum().clamp(min=1)
+
     def forward(self, batch: dict[str, Tensor], hidden: Tensor) -> Output:
         """Predict the `hidden` entries (batch, sites, channels) of a batch from the rest.
 
-        The loss is the mean squared error over hidden entries of present sites and real channels.
+        The loss is the mean squared error over hidden entries of present sites and real channels, plus the error in
+        gene programs and the cross-entropy of expert labels as far as the configuration weighs them.
         """
         present, positions, genes = batch["present"], batch["positions"], batch["genes"]
         real = present[..., None] & batch["channel_mask"][:, None, :]
@@ -208,4 +244,6 @@ class GeneMAE(nn.Module):
         loss = error.masked_fill(~judged, 0).sum() / judged.sum().clamp(min=1)
         if self.config.program_loss:
             loss = loss + self.config.program_loss * self.program_error(prediction - batch["expression"], genes, judged)
+        if self.n_labels and self.config.label_loss:
+            loss = loss + self.config.label_loss * self.label_error(states, batch["labels"], batch["choice"])
         return Output(loss=loss, prediction=prediction, hidden=judged)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
+from stimg._orthologs import vocabulary_rows
 from stimg._windows import count_occupied, crop, window_starts
 
 if TYPE_CHECKING:
@@ -32,6 +35,8 @@ class PatchDataset(Dataset):
         As given to :func:`stimg.pp.to_patches`.
     groups
         Group of each slide, or `None`.
+    labels
+        Names of the expert labels, as `group/label` where there are groups.
     """
 
     def __init__(
@@ -65,11 +70,31 @@ class PatchDataset(Dataset):
         self.genes = np.unique(np.concatenate([s.genes for s in slides])) if genes is None else genes
         self.grids = [s.grid for s in slides] if grids is None else grids
         self._positions = [s.positions() for s in slides]
+        self.labels, self._label_of_site, self._choice = self._index_labels()
         self._vocabulary = [np.searchsorted(self.genes, s.genes) for s in slides]
         corners = [self._corners(grid) for grid in self.grids]
         self._windows = np.concatenate(
             [np.column_stack([np.full(len(c), k, np.int32), c]) for k, c in enumerate(corners)]
         )
+
+    def _index_labels(self) -> tuple[list[str], list[np.ndarray], np.ndarray]:
+        """Names of all labels as `group/label`, every site's label (-1: none), and each slide's choice of labels.
+
+        Labels of one group compete with one another, and with no others.
+        """
+        groups = [""] * len(self.slides) if self.groups is None else self.groups
+        named = []
+        for group, slide in zip(groups, self.slides, strict=True):
+            labels = np.full(slide.n_sites, "") if slide.labels is None else slide.labels
+            named.append(np.where(labels == "", "", np.char.add(f"{group}/" if group else "", labels)))
+        names = [name for name in np.unique(np.concatenate(named)).tolist() if name]
+        of_site = [pd.Index(names).get_indexer(pd.Index(labels)) for labels in named]
+        choice = np.zeros((len(self.slides), len(names)), dtype=bool)
+        for k, group in enumerate(groups):
+            for other, index in zip(groups, of_site, strict=True):
+                if other == group:
+                    choice[k, index[index >= 0]] = True
+        return names, of_site, choice
 
     def _corners(self, grid: np.ndarray) -> np.ndarray:
         if self.size == 1:
@@ -113,7 +138,8 @@ class PatchDataset(Dataset):
         dict
             `expression` float32 (sites, channels), zero at empty sites and padding; `genes` int64 (channels,), rows
             of `genes`; `channel_mask` bool (channels,); `present` bool (sites,); `positions` float32 (sites, 2),
-            true x and y in units of the pitch.
+            true x and y in units of the pitch. Where slides have labels also `labels` int64 (sites,), -1 for none,
+            and `choice` bool (len(self.labels),): the labels of the slide's group.
         """
         epoch, index = index if isinstance(index, tuple) else (0, index)
         if not -len(self) <= index < len(self):
@@ -140,13 +166,17 @@ class PatchDataset(Dataset):
         values[present, : len(columns)] = slide.standardise(dense, columns) if self.scaling == "zscore" else dense
         genes = np.zeros(self.n_channels, dtype=np.int64)
         genes[: len(columns)] = self._vocabulary[k][columns]
-        return {
+        item = {
             "expression": torch.from_numpy(values),
             "genes": torch.from_numpy(genes),
             "channel_mask": torch.arange(self.n_channels) < len(columns),
             "present": torch.from_numpy(present),
             "positions": torch.from_numpy(np.ascontiguousarray(positions.reshape(-1, 2), dtype=np.float32)),
         }
+        if self.labels:
+            item["labels"] = torch.from_numpy(np.where(present, self._label_of_site[k][sites], -1))
+            item["choice"] = torch.from_numpy(self._choice[k])
+        return item
 
     def _window_positions(self, k: int, row: int, col: int) -> np.ndarray:
         """Return true positions (size, size, 2) of a window's sites, occupied or not, from its top-left corner."""
@@ -192,6 +222,14 @@ class PatchDataset(Dataset):
     def with_scaling(self, scaling: str) -> PatchDataset:
         """Return the same windows with `"zscore"` or `"log"` values."""
         return self._restrict(scaling=scaling)
+
+    def with_vocabulary(self, genes: np.ndarray) -> PatchDataset:
+        """Return the same windows with the vocabulary `genes`, widened by those of the slides that are not in it."""
+        slides = []
+        for slide in self.slides:
+            rows = vocabulary_rows(slide.genes, genes)
+            slides.append(replace(slide, genes=np.where(rows >= 0, genes[rows], slide.genes)))
+        return self._restrict(slides=slides, genes=np.unique(np.concatenate([genes, *(s.genes for s in slides)])))
 
     def with_unit(self, unit: str) -> PatchDataset:
         """Return the same sites as `"patch"` windows, one window a `"spot"`, or one window a whole `"slide"`."""

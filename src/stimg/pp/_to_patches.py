@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stimg import _keys
+from stimg._orthologs import to_human
 from stimg._resolve import resolve_table
 from stimg._slide import read_slides
 from stimg._validators import (
@@ -39,6 +41,8 @@ def to_patches(
     augment: bool = True,
     names: Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
+    orthologs: bool = False,
+    label_key: str | None = None,
     weight_key: str = _keys.WEIGHT,
     lattice_key: str = _keys.LATTICE,
     table_key: str | None = None,
@@ -75,6 +79,13 @@ def to_patches(
     groups
         Tissue, or any other group, of each slide. Training then draws every group equally often, and in a group every
         slide; by default every window.
+    orthologs
+        Call mouse genes by their one-to-one human orthologs (Ensembl), so that slides of both species share rows of the
+        vocabulary.
+    label_key
+        Column of `.obs` with expert labels, which pretraining then learns as well (`stimg.nn.Config.label_loss`).
+        Slides without the column, and observations without a label, are only reconstructed. With `groups`, equal
+        labels of different groups are different.
     weight_key, lattice_key
         Keys written by `select_genes` and `to_lattice`.
     table_key
@@ -90,7 +101,7 @@ def to_patches(
     Raises
     ------
     KeyError
-        The lattice or the channel weights are missing.
+        The lattice or the channel weights are missing, or no slide has the column `label_key`.
     ValueError
         A bad number, expression that does not fit its recorded scale, or a slide with no window of enough tissue.
 
@@ -119,12 +130,23 @@ def to_patches(
         if values is not None and (isinstance(values, str) or len(values) != len(given)):
             msg = f"Expected one name a slide in `{argument}`: {len(given)} slides, found {values!r}."
             raise ValueError(msg)
+    tables = [resolve_table(slide, table_key) for slide in given]
+    if label_key is not None and not any(label_key in table.obs for table in tables):
+        msg = (
+            f"Key {label_key!r} (`label_key`) not found in `adata.obs` of any slide: {list(tables[0].obs.columns)}, ..."
+        )
+        raise KeyError(msg)
     arrays: list[Slide] = []
     group_of: list[str] = []
     target_sums: set[tuple[str, float]] = set()
-    for i, slide in enumerate(given):
+    for i, table in enumerate(tables):
         name = f"slide{i}" if names is None else names[i]
-        arrays += _selected_slides(resolve_table(slide, table_key), name, weight_key, lattice_key, target_sums)
+        read = _selected_slides(table, name, weight_key, lattice_key, target_sums)
+        if orthologs:
+            read = [replace(one, genes=to_human(one.genes)) for one in read]
+        if label_key is not None:
+            read = [replace(one, labels=_site_labels(table, one, label_key)) for one in read]
+        arrays += read
         if groups is not None:
             group_of += [str(groups[i])] * (len(arrays) - len(group_of))
     if len(target_sums) > 1:
@@ -155,6 +177,17 @@ def to_patches(
             )
             raise ValueError(msg)
     return dataset
+
+
+def _site_labels(table: AnnData, slide: Slide, label_key: str) -> np.ndarray | None:
+    """Label of every site, str (n_sites,), empty where no observation has one; the first where several differ."""
+    if label_key not in table.obs:
+        return None
+    column = table.obs[label_key].iloc[slide.obs_index]
+    there = np.flatnonzero(column.notna().to_numpy())[::-1]
+    labels = np.full(slide.n_sites, "", dtype=object)
+    labels[slide.obs_site[there]] = column.astype(str).to_numpy()[there]
+    return labels.astype(str)
 
 
 def _selected_slides(

@@ -25,7 +25,7 @@ logger = logging.getLogger("stimg")
 
 def embed(
     adata: AnnData | SpatialData,
-    model: Model | str | Path,
+    model: Model | str | Path = "stimg-tiny",
     *,
     layer: str | None = None,
     scale: str | None = None,
@@ -49,7 +49,8 @@ def embed(
     adata
         A slide with :func:`stimg.pp.to_lattice` done. Sections under a `library_key` are embedded one by one.
     model
-        A model, or the path of its `.safetensors` file.
+        A model, a name of :func:`stimg.models.available` (by default the weights that come with stimg), or the path or
+        address of a `.safetensors` file.
     layer, scale
         Where expression is and whether it is raw `"counts"` or `"log"`-normalised. By default as recorded by
         :func:`stimg.pp.select_genes`, else counts in `adata.X`.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from stimg import _keys
+from stimg._orthologs import vocabulary_rows
 from stimg._slide import read_slides
 from stimg._validators import check_choice, check_expression, check_obsm, check_var_unique, get_layer
 from stimg._windows import crop, window_starts
@@ -28,15 +29,18 @@ LOW_OVERLAP = 0.8
 VALUES_A_BATCH = 2**20
 
 
-def get_model(model: Model | str | Path) -> Model:
-    """Pass a model through, or load it from a path."""
-    from stimg.models import Model
+def get_model(model: Model | str | Path, *, argument: str = "model") -> Model:
+    """Pass a model through, or load it by name, path or address."""
+    from stimg.models import Model, load
 
     if isinstance(model, Model):
         return model
     if isinstance(model, str | Path):
-        return Model.load(model)
-    msg = f"Expected `model` to be a `stimg.models.Model` or the path of its file, found {type(model).__name__}."
+        return load(model)
+    msg = (
+        f"Expected `{argument}` to be a `stimg.models.Model`, a name of `stimg.models.available()` or a path, found "
+        f"{type(model).__name__}."
+    )
     raise TypeError(msg)
 
 
@@ -72,11 +76,10 @@ def match_slides(
         scale, layer = recorded.get("scale", "counts"), layer or recorded.get("layer") or None
     check_choice("scale", scale, ("counts", "log"))
     names = table.var_names.to_numpy().astype(str)
-    order = np.argsort(model.genes)
-    place = np.searchsorted(model.genes, names, sorter=order).clip(max=len(order) - 1)
-    rows = order[place]
-    columns = np.flatnonzero(model.genes[rows] == names)
-    share = len(columns) / len(model.genes)
+    rows = vocabulary_rows(names, model.genes)
+    columns = np.flatnonzero(rows >= 0)
+    usual = int(model.card.get("genes_per_slide", len(model.genes)))
+    share = min(len(columns) / usual, 1.0)
     if not len(columns):
         msg = (
             f"No gene of `adata.var_names` ({', '.join(names[:3])}, ...) is among the {len(model.genes):,} genes of "
@@ -86,8 +89,8 @@ def match_slides(
     expression = check_expression(get_layer(table, layer), scale, name=f"layers[{layer!r}]" if layer else "X")
     if share < LOW_OVERLAP:
         warnings.warn(
-            f"Only {len(columns):,} of the model's {len(model.genes):,} genes ({share:.0%}) are in `adata.var_names`; "
-            "the embedding will be less accurate.",
+            f"Only {len(columns):,} of the model's {len(model.genes):,} genes are in `adata.var_names`, {share:.0%} of "
+            f"the {usual:,} that its training slides had; the embedding will be less accurate.",
             UserWarning,
             stacklevel=3,
         )
@@ -99,9 +102,16 @@ def match_slides(
 
 
 def site_tokens(model: Model, slide: Slide, vocabulary: np.ndarray) -> np.ndarray:
-    """Tokens float32 (n_sites, d) of a whole slide: one sparse product."""
+    """Tokens float32 (n_sites, d) of a whole slide: one sparse product.
+
+    Of more genes than training slides had, those with the highest variance on the slide are shown, as in training.
+    """
     import torch
 
+    usual = int(model.card.get("genes_per_slide", len(model.genes)))
+    shown = np.sort(np.argsort(-slide.std, kind="stable")[:usual])
+    if len(shown) < len(vocabulary):
+        slide, vocabulary = slide.with_genes(shown), vocabulary[shown]
     with torch.inference_mode():
         weight, offset = (part[vocabulary].numpy() for part in model.network.input_layer())
         used = slide.std > 0 if model.config.scaling == "zscore" else np.ones(len(vocabulary), dtype=bool)

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stimg._orthologs import vocabulary_rows
 from stimg._validators import check_choice, check_positive_int
+from stimg.tl._infer import get_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,8 +34,9 @@ CROPS_A_SLIDE = 153
 
 def pretrain(
     patches: PatchDataset,
-    config: str | Config = "tiny",
+    config: str | Config | None = None,
     *,
+    init: Model | str | Path | None = None,
     unit: str = "patch",
     max_epochs: int = 20,
     max_steps: int | None = None,
@@ -60,7 +63,11 @@ def pretrain(
     patches
         From :func:`stimg.pp.to_patches`; slides with different gene panels may be mixed.
     config
-        `"tiny"` (laptops), `"small"`, `"base"`, `"paper"`, or a `stimg.nn.Config`.
+        `"tiny"` (laptops, the default), `"small"`, `"base"`, `"paper"`, or a `stimg.nn.Config`. With `init` the
+        network's sizes must be those of `init`; by default all of its configuration is taken.
+    init
+        Weights to continue from: a model, a name of :func:`stimg.models.available`, or the path of a file. Genes that
+        it does not know start at nothing; those that only it knows are kept.
     unit
         What one sample is: a `"patch"`, a single `"spot"` (1 x 1 window) or a whole `"slide"`. Batches hold about as
         many sites whatever the unit.
@@ -103,7 +110,8 @@ def pretrain(
 
     from stimg.nn import get_config
 
-    config = get_config(config)
+    start = None if init is None else get_model(init, argument="init")
+    config = get_config(config or "tiny") if start is None else _continued_config(config, start)
     check_choice("unit", unit, ("patch", "spot", "slide"))
     check_choice("device", device, ("auto", "cpu", "cuda", "gpu", "mps"))
     check_positive_int("max_epochs", max_epochs)
@@ -114,6 +122,8 @@ def pretrain(
         msg = f"No checkpoint at `resume`={str(resume)!r}. Give the path of a `last.ckpt` from `checkpoint_dir`."
         raise FileNotFoundError(msg)
     seed = int(np.random.default_rng(rng).integers(2**31))
+    if start is not None:
+        patches = patches.with_vocabulary(start.genes)
     train, validation = patches.with_scaling(config.scaling).split(val_fraction)
     if early_stopping is not None and validation is None:
         msg = "Expected held-out windows for `early_stopping`, found none. Raise `val_fraction` or give larger slides."
@@ -127,6 +137,7 @@ def pretrain(
             train,
             validation,
             config,
+            start=start,
             batch_size=min(batch_size, len(train)),
             seed=seed,
             num_workers=num_workers,
@@ -145,6 +156,21 @@ def pretrain(
     return _make_model(network, history, patches, unit=unit, size=train.size, name=name, seed=seed)
 
 
+def _continued_config(config: str | Config | None, start: Model) -> Config:
+    """Return the configuration of a run that continues `start`, which fixes the network's sizes."""
+    from stimg.nn import get_config
+
+    if config is None:
+        return start.config
+    config = get_config(config)
+    sizes = ("dim", "encoder_layers", "decoder_layers", "heads", "mlp_ratio", "token", "scaling", "n_programs")
+    differ = {name: (getattr(config, name), getattr(start.config, name)) for name in sizes}
+    if differ := {name: pair for name, pair in differ.items() if pair[0] != pair[1]}:
+        msg = f"Expected a `config` with the sizes of `init`, found (config, init) = {differ}. Leave out `config`."
+        raise ValueError(msg)
+    return config
+
+
 def _mean_tissue(dataset: PatchDataset) -> float:
     """Mean share of present sites over a sample of windows."""
     sample = np.linspace(0, len(dataset) - 1, min(len(dataset), 16)).astype(int)
@@ -156,6 +182,7 @@ def _fit(
     validation: PatchDataset | None,
     config: Config,
     *,
+    start: Model | None,
     batch_size: int,
     seed: int,
     num_workers: int,
@@ -177,9 +204,13 @@ def _fit(
     from stimg.tl._training import EpochSampler, History, PretrainModule
 
     torch.manual_seed(seed)
-    network = GeneMAE(config, len(train.genes))
+    network = GeneMAE(config, len(train.genes), len(train.labels))
     if config.n_programs:
-        network.start_from_programs(*map(torch.from_numpy, gene_programs(train, config.dim // 2)))
+        programs = [torch.from_numpy(part) for part in gene_programs(train, config.dim // 2)]
+        network.start_from_programs(*programs)
+        network.judge_by_programs(*programs)
+    if start is not None:
+        network.start_from(start.network, torch.from_numpy(vocabulary_rows(train.genes, start.genes)))
     repeats = -(-CROPS_A_SLIDE * len(train.slides) // len(train))
     sampler = EpochSampler(len(train), seed, repeats, train.draw_weights())
     loader = DataLoader(train, batch_size, sampler=sampler, num_workers=num_workers)
@@ -261,6 +292,8 @@ def _make_model(
         "unit": unit,
         "size": size,
         "n_channels": patches.n_channels,
+        "labels": patches.labels,
+        "genes_per_slide": int(np.median([len(s.genes) for s in patches.slides])),
         "scale": "log-normalised counts",
         "target_sum": patches.target_sum,
         "licence": "that of the training slides",

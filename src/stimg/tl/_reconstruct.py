@@ -24,7 +24,7 @@ logger = logging.getLogger("stimg")
 
 def reconstruct(
     adata: AnnData | SpatialData,
-    model: Model | str | Path,
+    model: Model | str | Path = "stimg-tiny",
     *,
     hidden: str | np.ndarray | None = None,
     layer: str | None = None,
@@ -43,7 +43,8 @@ def reconstruct(
     adata
         A slide with :func:`stimg.pp.to_lattice` done.
     model
-        A model, or the path of its `.safetensors` file.
+        A model, a name of :func:`stimg.models.available` (by default the weights that come with stimg), or the path or
+        address of a `.safetensors` file.
     hidden
         Observations that the model is not shown: a bool array (n_obs,) or the name of a bool column of `.obs`. Their
         expression is then predicted from their surroundings alone, and each gene's mean and deviation come from the

@@ -1,0 +1,83 @@
+"""Train weights for many tissues on all the slides of `slides.toml`.
+
+    STIMG_DATA_DIR=../shared/data python benchmarks/pretrain/train.py judged --minutes 25
+    STIMG_DATA_DIR=../shared/data python benchmarks/pretrain/train.py all --minutes 25
+
+`judged` leaves out the slides marked `held_out`, `all` trains on everything. Checkpoints are written every epoch to
+`benchmarks/weights/NAME/`; `--resume` goes on from the last one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tomllib
+import warnings
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import anndata
+
+import stimg
+from stimg.nn import get_config
+
+HERE = Path(__file__).parent
+WEIGHTS = HERE.parent / "weights"
+
+
+def read_slides(*, held_out: bool | None) -> list[dict]:
+    """Read the slides (all, or only those held out or not) with lattice and selected genes, as `entry["adata"]`."""
+    entries = tomllib.loads((HERE / "slides.toml").read_text())["slide"]
+    if held_out is not None:
+        entries = [entry for entry in entries if entry.get("held_out", False) == held_out]
+    for entry in entries:
+        adata = anndata.read_h5ad(Path(os.environ["STIMG_DATA_DIR"]) / f"{entry['file']}.h5ad")
+        adata.var_names_make_unique()
+        stimg.pp.to_lattice(adata)
+        stimg.pp.select_genes(adata, n_genes=min(2000, adata.n_vars))
+        entry["adata"] = adata
+    return entries
+
+
+def main() -> None:
+    """Train, and write the weights."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("split", choices=("judged", "all"))
+    parser.add_argument("--minutes", type=float, default=25)
+    parser.add_argument("--config", default="tiny")
+    parser.add_argument("--label-loss", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--name")
+    parser.add_argument("--resume", action="store_true")
+    args = parser.parse_args()
+    name = args.name or f"{args.config}-{args.split}"
+    warnings.simplefilter("ignore", UserWarning)
+    entries = read_slides(held_out=False if args.split == "judged" else None)
+    patches = stimg.pp.to_patches(
+        [entry["adata"] for entry in entries],
+        size=16,
+        min_tissue=0.2,
+        names=[entry["file"] for entry in entries],
+        groups=[entry["tissue"] for entry in entries],
+        orthologs=True,
+        label_key="domain" if args.label_loss else None,
+    )
+    print(patches, flush=True)
+    checkpoints = WEIGHTS / name
+    model = stimg.tl.pretrain(
+        patches,
+        replace(get_config(args.config), label_loss=args.label_loss),
+        max_epochs=1000,
+        max_time=timedelta(minutes=args.minutes),
+        checkpoint_dir=checkpoints,
+        resume=checkpoints / "last.ckpt" if args.resume else None,
+        name=f"stimg-{args.config}",
+        rng=args.seed,
+    )
+    model.save(WEIGHTS / f"{name}.safetensors", overwrite=True)
+    print(model, model.history.to_string(), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
