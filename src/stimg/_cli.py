@@ -85,7 +85,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="K",
         help=f"number of domains, or 'auto'; by default as many as obs['{LABELS}'] has, else 'auto'",
     )
-    demo.add_argument("--model", type=Path, metavar="FILE", help="weights (.safetensors) to use instead of training")
+    demo.add_argument(
+        "--model", metavar="NAME", help="weights to use instead of training: stimg-tiny, or a .safetensors file"
+    )
     demo.add_argument("--max-epochs", type=_positive, default=20, metavar="N", help="epochs of training (default 20)")
     demo.add_argument("--max-seconds", type=_positive, default=60, metavar="S", help="limit of training (default 60)")
     demo.add_argument("--seed", type=int, default=0, metavar="N", help="seed of everything random (default 0)")
@@ -124,7 +126,7 @@ def _demo(args: argparse.Namespace) -> None:
         if model is None:
             model = _train(slide, args)
         path = out / OUTPUTS["model"]
-        if args.model is None or not (path.exists() and path.samefile(args.model)):
+        if not (path.exists() and args.model is not None and Path(args.model).exists() and path.samefile(args.model)):
             model.save(path, overwrite=True)
         _analyse(slide, model, args)
         _plot(slide, out)
@@ -161,11 +163,11 @@ def _check_out(out: Path, slide: Path | None) -> Path:
     return out
 
 
-def _load_model(path: Path) -> Model:
-    from stimg.models import Model
+def _load_model(source: str) -> Model:
+    from stimg import models
 
     try:
-        return Model.load(path)
+        return models.load(source)
     except (KeyError, OSError, ValueError) as e:
         raise UserError(_sentence(e)) from e
 

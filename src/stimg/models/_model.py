@@ -126,6 +126,7 @@ class Model:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+                Path(file.name).chmod(0o644)  # temporary files are for their owner alone
                 os.replace(file.name, path)
             except BaseException:
                 Path(file.name).unlink(missing_ok=True)
