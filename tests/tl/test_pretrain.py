@@ -131,6 +131,7 @@ def test_training_goes_on_from_given_weights(make_slide, patches, tmp_path):
         stimg.tl.embed(slide, model, key_added=key)
     assert np.corrcoef(slide.obsm["first"].ravel(), slide.obsm["still"].ravel())[0, 1] > 0.99
     further = stimg.tl.pretrain(patches, init=tmp_path / "first.safetensors", max_epochs=3, rng=0)
+    assert further.card["init"] == {"name": "stimg", "sha256": first.sha256}
     assert further.history["val_loss"].iloc[0] < first.history["val_loss"].iloc[0]
 
 

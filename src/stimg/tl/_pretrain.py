@@ -153,7 +153,7 @@ def pretrain(
                 **(trainer_kwargs or {}),
             },
         )
-    return _make_model(network, history, patches, unit=unit, size=train.size, name=name, seed=seed)
+    return _make_model(network, history, patches, start=start, unit=unit, size=train.size, name=name, seed=seed)
 
 
 def _continued_config(config: str | Config | None, start: Model) -> Config:
@@ -276,7 +276,15 @@ def _quiet_lightning() -> Iterator[None]:
 
 
 def _make_model(
-    network: Any, rows: list[dict[str, float]], patches: PatchDataset, *, unit: str, size: int, name: str, seed: int
+    network: Any,
+    rows: list[dict[str, float]],
+    patches: PatchDataset,
+    *,
+    start: Model | None,
+    unit: str,
+    size: int,
+    name: str,
+    seed: int,
 ) -> Model:
     import pandas as pd
 
@@ -296,6 +304,7 @@ def _make_model(
         "genes_per_slide": int(np.median([len(s.genes) for s in patches.slides])),
         "scale": "log-normalised counts",
         "target_sum": patches.target_sum,
+        "init": {} if start is None else {"name": start.card["name"], "sha256": start.sha256},
         "licence": "that of the training slides",
         "seed": seed,
         "stimg_version": __version__,
