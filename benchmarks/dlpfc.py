@@ -4,11 +4,10 @@
 
 Every method sees the judged section's expression but not its labels. Methods: principal components (30, z-scored 2,000
 highly variable genes), the same averaged over the 18 nearest spots, the network untrained (random tables), the network
-untrained but started from gene programs, the trained network, and one that also learned the expert labels of the two
-training sections (of the same donor as the judged one; no other row uses any label). Scores: Gaussian mixture with tied
-covariance on at most 15 components, 7 domains, mean over 5 seeds of the mixture; k-NN (k = 15) in spatially blocked
-folds; k-NN trained on each of the two other sections and tested on the judged one. Rows of networks are means over the
-training seeds, but for the one with labels, which is trained once; "ARI sd" is the standard deviation over all mixtures of all training seeds.
+untrained but started from gene programs, and the trained network. Scores: Gaussian mixture with tied covariance on at
+most 15 components, 7 domains, mean over 5 seeds of the mixture; k-NN (k = 15) in spatially blocked folds; k-NN trained
+on each of the two other sections and tested on the judged one. Rows of networks are means over the training seeds;
+"ARI sd" is the standard deviation over all mixtures of all training seeds.
 """
 
 from __future__ import annotations
@@ -47,22 +46,18 @@ def load_sections() -> Sections:
     return sections
 
 
-def training_patches(sections: Sections, test: str, *, labels: bool = False) -> PatchDataset:
+def training_patches(sections: Sections, test: str) -> PatchDataset:
     """Patches of the sections that are not judged."""
     train = [name for name in SECTIONS if name != test]
-    return stimg.pp.to_patches([sections[name] for name in train], names=train, label_key="domain" if labels else None)
+    return stimg.pp.to_patches([sections[name] for name in train], names=train)
 
 
-def trained_model(
-    sections: Sections, test: str, *, config: str, max_epochs: int, seed: int, labels: bool = False
-) -> Model:
+def trained_model(sections: Sections, test: str, *, config: str, max_epochs: int, seed: int) -> Model:
     """Train on the other sections, or read what an earlier run of the same version trained."""
-    kind = f"{config}-labels" if labels else config
-    path = WEIGHTS / f"{stimg.__version__}-{kind}-{max_epochs}-without-{test}-seed{seed}.safetensors"
+    path = WEIGHTS / f"{stimg.__version__}-{config}-{max_epochs}-without-{test}-seed{seed}.safetensors"
     if not path.exists():
         WEIGHTS.mkdir(exist_ok=True)
-        patches = training_patches(sections, test, labels=labels)
-        model = stimg.tl.pretrain(patches, get_config(config), max_epochs=max_epochs, rng=seed)
+        model = stimg.tl.pretrain(training_patches(sections, test), get_config(config), max_epochs=max_epochs, rng=seed)
         model.save(path)
     return Model.load(path)
 
@@ -136,15 +131,12 @@ def main() -> None:
             rows += judge(sections, test, key, transfer=f"{key}, shared")
         patches = training_patches(sections, test)
         for seed in range(args.train_seeds):
-            options = {"config": args.config, "max_epochs": args.max_epochs, "seed": seed}
-            model = trained_model(sections, test, **options)
+            model = trained_model(sections, test, config=args.config, max_epochs=args.max_epochs, seed=seed)
             models = {
                 "untrained": untrained(model, patches, programs=False),
                 "untrained + programs": untrained(model, patches, programs=True),
                 "trained": model,
             }
-            if seed == 0:
-                models["trained + labels"] = trained_model(sections, test, **options, labels=True)
             for key, candidate in models.items():
                 for section in sections.values():
                     stimg.tl.embed(section, candidate, key_added=key)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import signal
+
 import lightning
 import numpy as np
 import pytest
@@ -53,6 +56,16 @@ def test_a_resumed_run_equals_an_uninterrupted_one(patches, tmp_path):
     resumed = stimg.tl.pretrain(patches, CONFIG, max_epochs=4, rng=0, resume=tmp_path / "last.ckpt")
     assert same(whole, resumed)
     np.testing.assert_allclose(whole.history["train_loss"], resumed.history["train_loss"])
+
+
+def test_a_run_that_is_told_to_end_gives_no_half_trained_model(patches):
+    class Terminate(lightning.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit, match="143"):
+        stimg.tl.pretrain(patches, CONFIG, max_epochs=3, rng=0, callbacks=[Terminate()])
 
 
 def test_an_interrupt_returns_the_best_model(patches, caplog):

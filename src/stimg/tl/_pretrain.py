@@ -105,6 +105,8 @@ def pretrain(
         A bad argument, or a loss that is not finite.
     FileNotFoundError
         `resume` does not exist.
+    SystemExit
+        The process was asked to end (SIGTERM). What `checkpoint_dir` holds can be resumed.
     """
     import torch
 
@@ -247,6 +249,8 @@ def _fit(
             if not trainer.interrupted:
                 raise
             logger.warning("Interrupted: returning the best model so far.")
+    if trainer.received_sigterm:  # Lightning ends the run without an error; half a training is no result
+        raise SystemExit(128 + signal.SIGTERM)
     if history.best_weights:
         network.load_state_dict(history.best_weights)
     return network.cpu().eval(), history.rows
