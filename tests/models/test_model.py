@@ -95,6 +95,14 @@ def test_newer_formats_and_wrong_tensors_are_refused(trained, path, tmp_path):
     save_file(tensors, other, metadata={"stimg": json.dumps(content | {"genes": ["a"]})})
     with pytest.raises(ValueError, match="do not fit its configuration"):
         Model.load(other)
+    for card in ([], {**content["card"], "labels": 3}):
+        save_file(tensors, other, metadata={"stimg": json.dumps(content | {"card": card})})
+        with pytest.raises(ValueError, match="card of"):
+            Model.load(other)
+    twice = content["genes"][:-1] + content["genes"][:1]
+    save_file(tensors, other, metadata={"stimg": json.dumps(content | {"genes": twice})})
+    with pytest.raises(ValueError, match="gene twice"):
+        Model.load(other)
     save_file(tensors, other, metadata={"stimg": "{"})
     with pytest.raises(ValueError, match="can not be read"):
         Model.load(other)

@@ -57,6 +57,8 @@ def test_paths_and_addresses(file, online, trained):
     model = stimg.models.load("https://example.org/w/theirs.safetensors", sha256=trained.sha256)
     assert model.sha256 == trained.sha256
     assert online == [("https://example.org/w/theirs.safetensors", f"sha256:{trained.sha256}")]
+    stimg.models.load("https://example.org/other/theirs.safetensors")
+    assert len(list((stimg.settings.cachedir / "weights").glob("*-theirs.safetensors"))) == 2
     with pytest.raises(FileNotFoundError, match="stimg-tiny"):
         stimg.models.load("none.safetensors")
 
@@ -82,7 +84,10 @@ def test_without_a_network_the_error_says_where_to_put_the_file(monkeypatch, tmp
         raise OSError("no route to host")
 
     monkeypatch.setattr("pooch.retrieve", retrieve)
-    with stimg.settings.override(cachedir=tmp_path), pytest.raises(ConnectionError, match="weights/theirs.safetensors"):
+    with (
+        stimg.settings.override(cachedir=tmp_path),
+        pytest.raises(ConnectionError, match="weights/[0-9a-f]{8}-theirs.safetensors"),
+    ):
         stimg.models.load("https://example.org/theirs.safetensors")
 
 

@@ -89,8 +89,8 @@ class Model:
         overwrite
             Replace an existing file.
         half
-            Store numbers as float16, in a file of half the size. They are read as float32; embeddings differ by about
-            one part in a thousand.
+            Store numbers as float16, in a file of half the size. They are read as float32; embeddings differ by
+            less than one part in a hundred.
 
         Raises
         ------
@@ -192,6 +192,9 @@ def _parse_metadata(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         raise ValueError(msg)
     if missing := {"config", "genes", "card", "history"} - set(content):
         msg = f"The metadata of {str(path)!r} lacks {sorted(missing)}. The file is damaged."
+        raise ValueError(msg)
+    if not isinstance(content["card"], dict) or not isinstance(content["card"].get("labels", []), list):
+        msg = f"The card of {str(path)!r} can not be read. The file is damaged."
         raise ValueError(msg)
     return content
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -61,7 +62,7 @@ def load(source: str | Path, *, sha256: str | None = None) -> Model:
 
     name, known = str(source), _registry()
     if name in known:
-        path = Path(str(_bundled(known[name]["file"])))
+        path = _bundled(known[name]["file"])
         if not path.is_file():
             mirror = os.environ.get(MIRROR, "")
             path = _download(f"{mirror.rstrip('/')}/{known[name]['file']}" if mirror else "", known[name])
@@ -71,7 +72,8 @@ def load(source: str | Path, *, sha256: str | None = None) -> Model:
             raise ValueError(msg)
         return model
     if name.startswith(SCHEMES):
-        return Model.load(_download(name, {"file": name.rsplit("/", 1)[-1], "sha256": sha256}))
+        place = hashlib.sha256(name.encode()).hexdigest()[:8]  # other addresses may have files of the same name
+        return Model.load(_download(name, {"file": f"{place}-{name.rsplit('/', 1)[-1]}", "sha256": sha256}))
     if not Path(source).is_file():
         msg = f"No weights file at {name!r}, and no pretrained weights of that name. Available: {list(known)}."
         raise FileNotFoundError(msg)

@@ -41,8 +41,9 @@ def embed(
     """Embed every observation with a pretrained model.
 
     The slide's tokens are one sparse matrix product; overlapping windows gather them, pass the network, and are
-    averaged with more weight on their centres. Genes that the model does not know are ignored, genes that the slide
-    lacks are left out; both are reported. The result is deterministic.
+    averaged with more weight on their centres. Mouse genes are found by their human orthologs as well. Genes that the
+    model does not know are ignored, genes that the slide lacks are left out; both are reported. Of more genes than
+    training slides had, those with the highest variance on the slide are used. The result is deterministic.
 
     Parameters
     ----------
@@ -88,7 +89,7 @@ def embed(
     Warns
     -----
     UserWarning
-        Under 80 % of the model's genes are in the slide.
+        The slide shares with the model under 80 % of the number of genes that its training slides had.
     """
     from stimg import __version__
     from stimg.tl._infer import get_device, get_model, match_slides, run_windows, site_tokens
