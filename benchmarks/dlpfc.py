@@ -3,11 +3,12 @@
     STIMG_DATA_DIR=../shared/data python benchmarks/dlpfc.py [--config tiny] [--max-epochs 20] [--train-seeds 3]
 
 Every method sees the judged section's expression but not its labels. Methods: principal components (30, z-scored 2,000
-highly variable genes), the same averaged over the 18 nearest spots, the network untrained (random tables), the network
-untrained but started from gene programs, and the trained network. Scores: Gaussian mixture with tied covariance on at
-most 15 components, 7 domains, mean over 5 seeds of the mixture; k-NN (k = 15) in spatially blocked folds; k-NN trained
-on each of the two other sections and tested on the judged one. Rows of networks are means over the training seeds;
-"ARI sd" is the standard deviation over all mixtures of all training seeds.
+highly variable genes), the same averaged over the 18 nearest spots, 20 components with their means over rings of 1, 2
+and 3 pitches, the network untrained (random tables), the network untrained but started from gene programs, the trained
+network, and the network trained with the expert labels of the two other sections as well (of the same donor). Scores:
+Gaussian mixture with tied covariance on at most 15 components, 7 domains, mean over 5 seeds of the mixture; k-NN (k =
+15) in spatially blocked folds; k-NN trained on each of the two other sections and tested on the judged one. Rows of
+networks are means over the training seeds; "ARI sd" is the standard deviation over all mixtures of all training seeds.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from baselines import near_means, ring_means
 from sklearn.decomposition import PCA
-from sklearn.neighbors import NearestNeighbors
 
 import stimg
 from stimg.models import Model
@@ -46,19 +47,22 @@ def load_sections() -> Sections:
     return sections
 
 
-def training_patches(sections: Sections, test: str) -> PatchDataset:
+def training_patches(sections: Sections, test: str, **options: object) -> PatchDataset:
     """Patches of the sections that are not judged."""
     train = [name for name in SECTIONS if name != test]
-    return stimg.pp.to_patches([sections[name] for name in train], names=train)
+    return stimg.pp.to_patches([sections[name] for name in train], names=train, **options)
 
 
-def trained_model(sections: Sections, test: str, *, config: str, max_epochs: int, seed: int) -> Model:
-    """Train on the other sections, or read what an earlier run of the same version trained."""
-    path = WEIGHTS / f"{stimg.__version__}-{config}-{max_epochs}-without-{test}-seed{seed}.safetensors"
+def trained_model(
+    sections: Sections, test: str, *, config: str, max_epochs: int, seed: int, labels: bool = False
+) -> Model:
+    """Train on the other sections, with or without their labels, or read what an earlier run trained."""
+    name = f"{stimg.__version__}-{config}-{max_epochs}-without-{test}{'-labels' if labels else ''}-seed{seed}"
+    path = WEIGHTS / f"{name}.safetensors"
     if not path.exists():
         WEIGHTS.mkdir(exist_ok=True)
-        model = stimg.tl.pretrain(training_patches(sections, test), get_config(config), max_epochs=max_epochs, rng=seed)
-        model.save(path)
+        patches = training_patches(sections, test, label_key="domain" if labels else None)
+        stimg.tl.pretrain(patches, get_config(config), max_epochs=max_epochs, rng=seed).save(path)
     return Model.load(path)
 
 
@@ -69,12 +73,6 @@ def untrained(model: Model, patches: PatchDataset, *, programs: bool) -> Model:
     if programs:
         network.start_from_programs(*map(torch.from_numpy, gene_programs(patches, model.config.dim // 2)))
     return replace(model, network=network)
-
-
-def near_means(values: np.ndarray, section: AnnData) -> np.ndarray:
-    """Mean of the values over each spot and its 18 nearest ones."""
-    near = NearestNeighbors(n_neighbors=19).fit(section.obsm["spatial"]).kneighbors(section.obsm["spatial"])[1]
-    return values[near].mean(1)
 
 
 def add_baselines(sections: Sections) -> None:
@@ -91,6 +89,7 @@ def add_baselines(sections: Sections) -> None:
         section.obsm["PCA, shared"] = components.transform(values)
         for key in ("PCA", "PCA, shared"):
             section.obsm[key.replace("PCA", "PCA + 18 nearest")] = near_means(section.obsm[key], section)
+            section.obsm[key.replace("PCA", "PCA 20 + rings")] = ring_means(section.obsm[key][:, :20], section)
 
 
 def judge(sections: Sections, test: str, key: str, *, transfer: str | None = None) -> list[dict]:
@@ -127,15 +126,17 @@ def main() -> None:
     add_baselines(sections)
     rows = []
     for test in SECTIONS:
-        for key in ("PCA", "PCA + 18 nearest"):
+        for key in ("PCA", "PCA + 18 nearest", "PCA 20 + rings"):
             rows += judge(sections, test, key, transfer=f"{key}, shared")
         patches = training_patches(sections, test)
         for seed in range(args.train_seeds):
-            model = trained_model(sections, test, config=args.config, max_epochs=args.max_epochs, seed=seed)
+            options = {"config": args.config, "max_epochs": args.max_epochs, "seed": seed}
+            model = trained_model(sections, test, **options)
             models = {
                 "untrained": untrained(model, patches, programs=False),
                 "untrained + programs": untrained(model, patches, programs=True),
                 "trained": model,
+                "trained with labels": trained_model(sections, test, labels=True, **options),
             }
             for key, candidate in models.items():
                 for section in sections.values():

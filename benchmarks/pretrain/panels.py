@@ -31,7 +31,7 @@ def main() -> None:
     args = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)
     rows = []
-    for entry in read_slides(held_out=True):
+    for entry in read_slides("held_out"):
         slide = entry["adata"]
         if not entry.get("labels") or slide.n_vars < PANELS[0]:
             continue

@@ -3,8 +3,9 @@
     STIMG_DATA_DIR=../shared/data python benchmarks/pretrain/train.py judged --minutes 25
     STIMG_DATA_DIR=../shared/data python benchmarks/pretrain/train.py all --minutes 25
 
-`judged` leaves out the slides marked `held_out`, `all` trains on everything. Checkpoints are written every epoch to
-`benchmarks/weights/NAME/`; `--resume` goes on from the last one.
+`judged` leaves out the slides marked `held_out`, `validation` also those marked so (choices are made on them), `all`
+trains on everything. Checkpoints are written every epoch to `benchmarks/weights/NAME/`; `--resume` goes on from the
+last one.
 """
 
 from __future__ import annotations
@@ -24,13 +25,18 @@ from stimg.nn import get_config
 
 HERE = Path(__file__).parent
 WEIGHTS = HERE.parent / "weights"
+PARTS = {"validation": ["train"], "judged": ["train", "validation"], "all": ["train", "validation", "held_out"]}
 
 
-def read_slides(*, held_out: bool | None) -> list[dict]:
-    """Read the slides (all, or only those held out or not) with lattice and selected genes, as `entry["adata"]`."""
+def split_of(entry: dict) -> str:
+    """Name the part of the split that a slide is in."""
+    return "held_out" if entry.get("held_out") else "validation" if entry.get("validation") else "train"
+
+
+def read_slides(*parts: str) -> list[dict]:
+    """Read the slides of these parts of the split with lattice and selected genes, as `entry["adata"]`."""
     entries = tomllib.loads((HERE / "slides.toml").read_text())["slide"]
-    if held_out is not None:
-        entries = [entry for entry in entries if entry.get("held_out", False) == held_out]
+    entries = [entry for entry in entries if split_of(entry) in parts]
     for entry in entries:
         adata = anndata.read_h5ad(Path(os.environ["STIMG_DATA_DIR"]) / f"{entry['file']}.h5ad")
         adata.var_names_make_unique()
@@ -43,7 +49,7 @@ def read_slides(*, held_out: bool | None) -> list[dict]:
 def main() -> None:
     """Train, and write the weights."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("split", choices=("judged", "all"))
+    parser.add_argument("split", choices=tuple(PARTS))
     parser.add_argument("--minutes", type=float, default=25)
     parser.add_argument("--config", default="tiny")
     parser.add_argument("--label-loss", type=float, default=1.0)
@@ -53,7 +59,7 @@ def main() -> None:
     args = parser.parse_args()
     name = args.name or f"{args.config}-{args.split}"
     warnings.simplefilter("ignore", UserWarning)
-    entries = read_slides(held_out=False if args.split == "judged" else None)
+    entries = read_slides(*PARTS[args.split])
     patches = stimg.pp.to_patches(
         [entry["adata"] for entry in entries],
         size=16,

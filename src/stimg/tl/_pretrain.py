@@ -228,7 +228,7 @@ def _fit(
     if early_stopping is not None:
         hooks.append(EarlyStopping("val_loss", patience=early_stopping))
     if checkpoint_dir is not None:
-        hooks.append(ModelCheckpoint(checkpoint_dir, filename="epoch{epoch}", save_last=True, every_n_epochs=1))
+        hooks.append(ModelCheckpoint(checkpoint_dir, filename="{epoch}", save_last=True, every_n_epochs=1))
     defaults: dict[str, Any] = {
         "logger": False,
         "enable_checkpointing": checkpoint_dir is not None,
