@@ -90,3 +90,20 @@ def test_slides_are_arrays_of_the_nonzeros():
         kind="square",
     )
     np.testing.assert_array_equal(slide.grid, [[0, 1], [2, -1]])
+
+
+@pytest.mark.parametrize(("platform", "count"), [("visium", 4), ("square", 8), ("free", 8)])
+def test_symmetries_keep_distances_and_the_order_of_sites(make_slide, platform, count):
+    slide = stimg.pp.to_patches(make_slide(platform), size=8).slides[0]
+    turned = list(slide.symmetries())
+    assert len(turned) == count
+    np.testing.assert_array_equal(turned[0].sites, slide.sites)
+    distances = np.linalg.norm(slide.positions()[:, None] - slide.positions()[None], axis=-1)
+    layouts = set()
+    for one in turned:
+        found = np.linalg.norm(one.positions()[:, None] - one.positions()[None], axis=-1)
+        np.testing.assert_allclose(found, distances, atol=1e-4)
+        assert one.sites.min() == 0
+        assert one.sites.dtype == np.int32
+        layouts.add((one.positions() - one.positions().min(0)).tobytes())
+    assert len(layouts) == count

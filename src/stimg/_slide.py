@@ -12,6 +12,8 @@ from scipy import sparse
 from stimg import _keys
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from anndata import AnnData
 
 CLIP = 10.0
@@ -92,6 +94,23 @@ class Slide:
             return np.stack([col, row], axis=1)
         shift = 0.5 * ((self.sites[:, 0] + self.parity) % 2)
         return np.stack([col + shift, row * np.sqrt(0.75)], axis=1).astype(np.float32)
+
+    def symmetries(self) -> Iterator[Slide]:
+        """Yield the slide in every symmetry of its lattice that keeps rows and columns, sites in the same order.
+
+        Itself first, then flips: four on hexagonal lattices, and with quarter turns eight on others.
+        """
+        hexagonal = self.kind == "hex"
+        steps = self.sites.astype(np.int64)
+        if hexagonal:  # array columns, two of which are one pitch
+            steps[:, 1] = 2 * steps[:, 1] + (steps[:, 0] + self.parity) % 2
+        for order in ([0, 1],) if hexagonal else ([0, 1], [1, 0]):
+            for flip in ((False, False), (False, True), (True, False), (True, True)):
+                turned = steps[:, order]
+                turned = np.where(flip, turned.max(0) - turned, turned)
+                parity = int(turned[0].sum() % 2) if hexagonal else self.parity
+                turned //= [1, 2] if hexagonal else 1
+                yield replace(self, sites=turned.astype(np.int32), parity=parity)
 
     def standardise(self, values: np.ndarray, genes: np.ndarray) -> np.ndarray:
         """Z-score dense `values` (n, len(genes)) of the genes at these columns by the slide's own moments, clipped."""

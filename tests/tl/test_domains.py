@@ -240,3 +240,14 @@ def test_scanpy_takes_over(slide):
     sc.pp.neighbors(slide, use_rep="X_stimg")
     stimg.tl.domains(slide, 4)
     assert "neighbors" in slide.uns
+
+
+def test_the_joined_embedding_is_the_default_for_one_slide_alone(slide):
+    slide.obsm["X_stimg_slide"] = np.ascontiguousarray(slide.obsm["X_stimg"][:, ::-1])
+    stimg.tl.domains(slide, 3)
+    assert slide.uns["stimg"]["domains"]["use_rep"] == "X_stimg_slide"
+    stimg.tl.domains([slide, slide.copy()], 3)
+    assert slide.uns["stimg"]["domains"]["use_rep"] == "X_stimg"
+    del slide.obsm["X_stimg_slide"]
+    stimg.tl.domains(slide, 3)
+    assert slide.uns["stimg"]["domains"]["use_rep"] == "X_stimg"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import sparse
 
 import stimg
 
@@ -142,3 +143,58 @@ def test_bad_input_is_refused_and_leaves_the_slide_alone(make_slide, trained):
     slide.var_names = ["GENE00000"] * slide.n_vars
     with pytest.raises(ValueError, match="var_names_make_unique"):
         stimg.tl.embed(slide, trained)
+
+
+@pytest.mark.parametrize("platform", ["visium", "square", "free"])
+def test_a_turned_slide_gets_the_same_embedding(make_slide, trained, platform):
+    slide = make_slide(platform)
+    stimg.tl.embed(slide, trained)
+    turn = np.array([[0.0, 1.0], [-1.0, 0.0]])
+    for change in (turn, turn @ turn, np.diag([-1.0, 1.0])):
+        turned = make_slide(platform)
+        del turned.obsm["lattice"], turned.uns["stimg"]["lattice"]
+        turned.obs = turned.obs.drop(columns=["array_row", "array_col"], errors="ignore")
+        turned.obsm["spatial"] = turned.obsm["spatial"] @ change
+        stimg.pp.to_lattice(turned)
+        stimg.tl.embed(turned, trained)
+        for key in ("X_stimg", "X_stimg_slide"):
+            error = np.abs(turned.obsm[key] - slide.obsm[key]).max() / np.abs(slide.obsm[key]).max()
+            assert error < 1e-3, (key, change)
+
+
+def test_without_symmetries_the_embedding_depends_on_how_the_slide_lies(make_slide, trained):
+    slide, turned = make_slide("square"), make_slide("square")
+    turned.obs["array_col"] = turned.obs["array_col"].max() - turned.obs["array_col"]
+    stimg.pp.to_lattice(turned)
+    for each in (slide, turned):
+        stimg.tl.embed(each, trained, symmetric=False)
+    assert np.abs(turned.obsm["X_stimg"] - slide.obsm["X_stimg"]).max() > 1e-2
+
+
+def test_the_slides_own_expression_is_joined(make_slide, trained):
+    slide = make_slide()
+    stimg.tl.embed(slide, trained)
+    joined = slide.obsm["X_stimg_slide"]
+    assert joined.shape == (300, 32 + 30)
+    assert joined.dtype == np.float32
+    np.testing.assert_allclose([joined[:, :32].var(0).sum(), joined[:, 32:].var(0).sum()], 1, rtol=1e-4)
+    np.testing.assert_allclose(np.corrcoef(joined[:, 0], slide.obsm["X_stimg"][:, 0])[0, 1], 1, rtol=1e-4)
+
+
+def test_genes_that_the_model_does_not_know_are_in_the_joined_part_alone(make_slide, trained):
+    slide, other = make_slide(), make_slide()
+    unknown = np.flatnonzero(~slide.var_names.isin(trained.genes))
+    counts = other.X.toarray()
+    counts[:100, unknown] = 50
+    other.X = sparse.csr_matrix(counts)
+    for each in (slide, other):
+        each.layers["log"] = np.log1p(each.X)  # totals must not change
+        stimg.tl.embed(each, trained, layer="log", scale="log")
+    np.testing.assert_array_equal(other.obsm["X_stimg"], slide.obsm["X_stimg"])
+    assert np.abs(other.obsm["X_stimg_slide"][:, 32] - slide.obsm["X_stimg_slide"][:, 32]).max() > 0.1
+
+
+def test_a_slide_of_one_spot_is_embedded(make_slide, trained):
+    slide = make_slide()[:1].copy()
+    stimg.tl.embed(slide, trained)
+    assert np.isfinite(slide.obsm["X_stimg_slide"]).all()

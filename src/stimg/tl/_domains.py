@@ -35,7 +35,7 @@ def domains(
     n_domains: int | Literal["auto"],
     *,
     method: Literal["mixture", "kmeans", "leiden"] = "mixture",
-    use_rep: str = _keys.EMBEDDING,
+    use_rep: str | None = None,
     covariance: Literal["tied", "full"] = "tied",
     n_components: int | None = 15,
     candidates: Sequence[int] = tuple(range(3, 13)),
@@ -61,7 +61,8 @@ def domains(
         layers, the embedding's neighbour graph and the spatial one (leidenalg's multiplex partition; Traag et al.
         2019), with the resolution searched for `n_domains`.
     use_rep
-        Embedding in `.obsm`.
+        Embedding in `.obsm`. By default `"X_stimg_slide"` where there is one, which was measured best over tissues, and
+        `"X_stimg"` otherwise and for several slides, which only that can compare.
     covariance
         Of the mixture: `"tied"`, one for all domains, or `"full"`.
     n_components
@@ -126,6 +127,9 @@ def domains(
         msg = f"Expected {len(tables)} different slides in `adata`, found one of them twice. Give each slide once."
         raise ValueError(msg)
     spatial = method == "leiden" or bool(refine)
+    if use_rep is None:
+        own = _keys.EMBEDDING + _keys.SLIDE_SUFFIX
+        use_rep = own if len(tables) == 1 and own in tables[0].obsm else _keys.EMBEDDING
     parts = [_embedding(table, use_rep) for table in tables]
     if len(widths := {part.shape[1] for part in parts}) > 1:
         msg = (

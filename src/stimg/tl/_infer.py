@@ -62,12 +62,13 @@ def get_device(device: str) -> str:
 def match_slides(
     table: AnnData, model: Model, *, layer: str | None, scale: str | None, lattice_key: str
 ) -> tuple[list[tuple[Slide, np.ndarray]], dict[str, Any]]:
-    """Check a table and read its slides, restricted to the genes that the model knows.
+    """Check a table and read its slides.
 
     Returns
     -------
     tuple
-        Slides, each with the vocabulary rows of its genes, and what to record of it in `.uns`.
+        Slides, each with the vocabulary rows int64 (n_genes,) of its genes, -1 for those that the model does not know,
+        and what to record of it in `.uns`.
     """
     check_obsm(table, lattice_key, advice="Run `stimg.pp.to_lattice(adata)` first.")
     check_var_unique(table)
@@ -95,21 +96,31 @@ def match_slides(
             stacklevel=3,
         )
     slides = read_slides(
-        table, expression, columns, scale=scale, target_sum=model.card["target_sum"], lattice_key=lattice_key
+        table,
+        expression,
+        np.arange(table.n_vars),
+        scale=scale,
+        target_sum=model.card["target_sum"],
+        lattice_key=lattice_key,
     )
-    matched = [(slide, rows[columns]) for slide in slides]
-    return matched, {"scale": scale, "layer": layer or "", "n_genes_shared": len(columns), "gene_share": share}
+    return [(slide, rows) for slide in slides], {
+        "scale": scale,
+        "layer": layer or "",
+        "n_genes_shared": len(columns),
+        "gene_share": share,
+    }
 
 
 def site_tokens(model: Model, slide: Slide, vocabulary: np.ndarray) -> np.ndarray:
-    """Tokens float32 (n_sites, d) of a whole slide: one sparse product.
+    """Tokens float32 (n_sites, d) of a whole slide, from the genes that the model knows: one sparse product.
 
     Of more genes than training slides had, those with the highest variance on the slide are shown, as in training.
     """
     import torch
 
     usual = int(model.card.get("genes_per_slide", len(model.genes)))
-    shown = np.sort(np.argsort(-slide.std, kind="stable")[:usual])
+    known = np.flatnonzero(vocabulary >= 0)
+    shown = np.sort(known[np.argsort(-slide.std[known], kind="stable")[:usual]])
     if len(shown) < len(vocabulary):
         slide, vocabulary = slide.with_genes(shown), vocabulary[shown]
     with torch.inference_mode():
@@ -127,6 +138,7 @@ def run_windows(
     readout: Readout = "encoder",
     visible: np.ndarray | None = None,
     stride: int | None = None,
+    symmetric: bool = True,
     batch_size: int | None = None,
     device: str = "cpu",
 ) -> np.ndarray:
@@ -140,6 +152,8 @@ def run_windows(
         bool (n_sites,): sites that the encoder is shown; all by default.
     stride
         Sites between windows; half a window by default.
+    symmetric
+        Average over the symmetries of the lattice.
     batch_size
         Windows a batch; by default as many as keep activations near 100 MB.
     """
@@ -149,11 +163,9 @@ def run_windows(
     if unit == "slide":
         size = max(slide.grid.shape)
     stride = max(1, size // 2) if stride is None else stride
-    corners = slide.sites if size == 1 else window_starts(slide.grid, size, stride)
     batch_size = batch_size or max(1, VALUES_A_BATCH // (size**2 * model.config.dim))
     network = model.network.to(device)
     table = torch.from_numpy(tokens).to(device)
-    places = torch.from_numpy(slide.positions()).to(device)
     shown = torch.ones(slide.n_sites, dtype=torch.bool) if visible is None else torch.from_numpy(visible)
     shown = shown.to(device)
     centre = torch.from_numpy(_centre_weights(size))
@@ -161,15 +173,19 @@ def run_windows(
     weights = torch.zeros(slide.n_sites)
     try:
         with torch.inference_mode():
-            for start in range(0, len(corners), batch_size):
-                block = np.stack([crop(slide.grid, c, size).ravel() for c in corners[start : start + batch_size]])
-                sites = torch.from_numpy(block).long()
-                present = sites >= 0
-                index = sites.clamp(min=0).to(device)
-                states = _window_states(network, table[index], places[index], present.to(device), shown[index], readout)
-                flat, share = sites[present], centre.expand_as(sites)[present]
-                total.index_add_(0, flat, states.cpu()[present] * share[:, None])
-                weights.index_add_(0, flat, share)
+            for turned in slide.symmetries() if symmetric and size > 1 else (slide,):
+                corners = turned.sites if size == 1 else window_starts(turned.grid, size, stride)
+                places = torch.from_numpy(turned.positions()).to(device)
+                for start in range(0, len(corners), batch_size):
+                    block = np.stack([crop(turned.grid, c, size).ravel() for c in corners[start : start + batch_size]])
+                    sites = torch.from_numpy(block).long()
+                    present = sites >= 0
+                    index = sites.clamp(min=0).to(device)
+                    on_device = present.to(device)
+                    states = _window_states(network, table[index], places[index], on_device, shown[index], readout)
+                    flat, share = sites[present], centre.expand_as(sites)[present]
+                    total.index_add_(0, flat, states.cpu()[present] * share[:, None])
+                    weights.index_add_(0, flat, share)
     finally:
         model.network.cpu()
     return (total / weights[:, None]).numpy()

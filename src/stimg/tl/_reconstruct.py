@@ -76,7 +76,7 @@ def reconstruct(
     mask = _hidden_mask(table, hidden)
     model = get_model(model)
     matched, record = match_slides(table, model, layer=layer, scale=scale, lattice_key=lattice_key)
-    columns = np.flatnonzero(np.isin(table.var_names.to_numpy().astype(str), matched[0][0].genes))
+    columns = np.flatnonzero(matched[0][1] >= 0)
     values = np.full((table.n_obs, table.n_vars), np.nan, dtype=np.float32)
     gene_out = model.network.gene_out.detach().numpy()
     gene_bias = model.network.gene_bias.detach().numpy()
@@ -89,9 +89,10 @@ def reconstruct(
         seen = replace(slide, seen=visible)
         tokens = site_tokens(model, seen, vocabulary)
         states = run_windows(model, seen, tokens, readout="decoder", visible=visible, stride=stride, device=device)
-        predicted = states @ gene_out[vocabulary].T + gene_bias[vocabulary]
+        known = vocabulary[columns]
+        predicted = states @ gene_out[known].T + gene_bias[known]
         if model.config.scaling == "zscore":
-            predicted = predicted * seen.std + seen.mean
+            predicted = predicted * seen.std[columns] + seen.mean[columns]
         values[np.ix_(slide.obs_index, columns)] = np.maximum(predicted, 0)[slide.obs_site]
     table, result = prepare(adata, table_key, copy)
     table.layers[key_added] = values

@@ -1,0 +1,72 @@
+"""What a table's own expression adds to a pretrained embedding."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import sparse
+
+if TYPE_CHECKING:
+    from stimg._slide import Slide
+
+COMPONENTS = 30
+MOST_GENES = 2000
+MOST_FITTED = 10_000
+RADIUS = 2.3  # pitches; two rings of a hexagonal lattice, and the 20 nearest of a square one
+
+
+def local_components(slides: list[Slide]) -> list[np.ndarray]:
+    """Principal components of the sections' own expression, averaged over nearby sites.
+
+    Components are those of the z-scored most variable genes over all sections together (of at most 10,000 sites),
+    whether or not a model knows the genes.
+
+    Parameters
+    ----------
+    slides
+        The sections of one table, with the same genes.
+
+    Returns
+    -------
+    list
+        float32 (n_sites, k) for each section; `k` is 30, or fewer where sites or genes are few.
+    """
+    from sklearn.decomposition import PCA
+
+    n_sites = sum(slide.n_sites for slide in slides)
+    variance = np.sum([slide.std**2 * slide.n_sites for slide in slides], axis=0) / n_sites
+    genes = np.sort(np.argsort(-variance, kind="stable")[:MOST_GENES])
+    genes = genes[variance[genes] > 0]
+    n_components = min(COMPONENTS, len(genes) - 1, n_sites - 1)
+    if n_components < 1:
+        return [np.zeros((slide.n_sites, 1), dtype=np.float32) for slide in slides]
+    parts = [slide.with_genes(genes) for slide in slides]
+    share = min(1.0, MOST_FITTED / n_sites)
+    sample = []
+    for part in parts:
+        sites = np.linspace(0, part.n_sites - 1, max(1, round(share * part.n_sites))).astype(np.int64)
+        sample.append(part.standardise(part.expression[sites].toarray(), np.arange(len(genes))))
+    fitted = PCA(n_components, svd_solver="arpack", random_state=0).fit(np.concatenate(sample))
+    return [_neighbour_means(part) @ part.project(fitted.components_.T, "zscore") for part in parts]
+
+
+def _neighbour_means(slide: Slide) -> sparse.csr_array:
+    """Matrix float32 (n_sites, n_sites) that averages over the sites within `RADIUS` of each, itself included."""
+    from scipy.spatial import cKDTree
+
+    pairs = cKDTree(slide.positions()).query_pairs(RADIUS, output_type="ndarray")
+    every = np.arange(slide.n_sites)
+    rows, columns = np.concatenate([pairs, pairs[:, ::-1], np.column_stack([every, every])]).T
+    near = sparse.csr_array((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=(slide.n_sites,) * 2)
+    return sparse.csr_array(sparse.diags_array(1 / near.sum(1)) @ near, dtype=np.float32)
+
+
+def join(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Join two embeddings of the same observations, each centred and of a total variance of one."""
+    parts = []
+    for part in (first, second):
+        centred = part - part.mean(0)
+        spread = np.sqrt(np.mean(np.sum(centred**2, axis=1)))
+        parts.append(centred / spread if spread > 0 else centred)
+    return np.concatenate(parts, axis=1).astype(np.float32)
