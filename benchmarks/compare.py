@@ -95,13 +95,12 @@ def compare(title: str, doc: str, variants: dict[str, Variant], *, baselines: bo
     warnings.simplefilter("ignore", UserWarning)
     raw = RESULTS / f"{title}.json"
     rows = json.loads(raw.read_text()) if args.only and raw.exists() else []
-    rows = [row for row in rows if row["variant"] not in (args.only or ())]
+    rows = [row for row in rows if row["variant"] in variants and row["variant"] not in (args.only or ())]
     sections = load_sections()
-    if baselines and not args.only:
+    if baselines:
         add_baselines(sections)
-        rows += [
-            {"variant": key, "seed": 0, **judge(sections, key)} for key in ("PCA", "PCA + 18 nearest", "PCA 20 + rings")
-        ]
+        for key in ("PCA", "PCA + 18 nearest", "PCA 20 + rings"):
+            rows.append({"variant": key, "seed": 0, **judge(sections, key)})
     for name, variant in variants.items():
         if args.only and name not in args.only:
             continue

@@ -5,10 +5,11 @@
 Every method sees the judged section's expression but not its labels. Methods: principal components (30, z-scored 2,000
 highly variable genes), the same averaged over the 18 nearest spots, 20 components with their means over rings of 1, 2
 and 3 pitches, the network untrained (random tables), the network untrained but started from gene programs, the trained
-network, and the network trained with the expert labels of the two other sections as well (of the same donor). Scores:
-Gaussian mixture with tied covariance on at most 15 components, 7 domains, mean over 5 seeds of the mixture; k-NN (k =
-15) in spatially blocked folds; k-NN trained on each of the two other sections and tested on the judged one. Rows of
-networks are means over the training seeds; "ARI sd" is the standard deviation over all mixtures of all training seeds.
+network, and the network trained with the expert labels of the two other sections as well (of the same donor); "joined"
+is `.obsm["X_stimg_slide"]`. Scores: Gaussian mixture with tied covariance on at most 15 components, 7 domains, mean
+over 5 seeds of the mixture; k-NN (k = 15) in spatially blocked folds; k-NN trained on each of the two other sections
+and tested on the judged one. Rows of networks are means over the training seeds; "ARI sd" is the standard deviation
+over all mixtures of all training seeds.
 """
 
 from __future__ import annotations
@@ -141,8 +142,11 @@ def main() -> None:
             for key, candidate in models.items():
                 for section in sections.values():
                     stimg.tl.embed(section, candidate, key_added=key)
-                rows += [{**row, "training seed": seed} for row in judge(sections, test, key)]
-                print(pd.DataFrame(rows[-MIXTURES:]).mean(numeric_only=True).round(3).to_dict(), key, test, flush=True)
+                for found, moved in ((key, key), (f"{key}_slide", key)) if key.startswith("trained") else ((key, key),):
+                    judged = judge(sections, test, found, transfer=moved)
+                    name = key if found == key else f"{key}, joined"
+                    rows += [{**row, "method": name, "training seed": seed} for row in judged]
+                    print(pd.DataFrame(judged).mean(numeric_only=True).round(3).to_dict(), name, test, flush=True)
     found = pd.DataFrame(rows)
     columns = ["ARI", "NMI", "accuracy", "blocked k-NN", "transfer k-NN"]
     grouped = found.groupby(["section", "method"], sort=False)

@@ -26,7 +26,6 @@ import random
 import resource
 import subprocess
 import sys
-import tempfile
 import time
 import tomllib
 import warnings
@@ -39,12 +38,6 @@ import scanpy as sc
 HERE = Path(__file__).parent
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
 METHODS = ("GraphST", "SpaGCN", "BANKSY 0.2", "BANKSY 0.8", "CellCharter")
-MCLUST = """
-library(mclust); set.seed(2020)
-values <- as.matrix(read.csv(commandArgs(TRUE)[1], header = FALSE))
-fit <- Mclust(values, G = as.integer(commandArgs(TRUE)[2]), modelNames = "EEE", verbose = FALSE)
-writeLines(as.character(fit$classification), commandArgs(TRUE)[3])
-"""
 
 
 def normalise(slide: anndata.AnnData, n_genes: int | None = 2000) -> anndata.AnnData:
@@ -61,6 +54,8 @@ def graphst(slide: anndata.AnnData, n_domains: int, seed: int) -> tuple:
     """Embed with GraphST; cluster with mclust and refine, as its tutorial does."""
     from GraphST import GraphST
     from GraphST.utils import refine_label
+    from mclust import mclust
+    from sklearn.decomposition import PCA
 
     started = time.perf_counter()
     if slide.n_vars <= 3000:
@@ -69,29 +64,11 @@ def graphst(slide: anndata.AnnData, n_domains: int, seed: int) -> tuple:
         slide.var["highly_variable"] = True
     embedding = GraphST.GraphST(slide, random_seed=seed).train().obsm["emb"]
     seconds = time.perf_counter() - started
-    labels = mclust(embedding, n_domains)
+    labels = mclust(PCA(min(20, *embedding.shape), random_state=42).fit_transform(embedding), n_domains)
     if labels is not None:
         slide.obs["mclust"] = labels
         labels = np.asarray(refine_label(slide, 50, key="mclust"))
     return embedding, labels, seconds
-
-
-def mclust(embedding: np.ndarray, n_domains: int) -> np.ndarray | None:
-    """Cluster 20 components with R's mclust; nothing where it is not installed or gives up."""
-    from sklearn.decomposition import PCA
-
-    components = PCA(min(20, *embedding.shape), random_state=42).fit_transform(embedding)
-    with tempfile.TemporaryDirectory() as folder:
-        names = [str(Path(folder) / name) for name in ("values.csv", "labels.txt", "mclust.R")]
-        np.savetxt(names[0], components, delimiter=",")
-        Path(names[2]).write_text(MCLUST)
-        try:
-            command = ["Rscript", names[2], names[0], str(n_domains), names[1]]
-            subprocess.run(command, check=True, capture_output=True)
-        except (FileNotFoundError, subprocess.CalledProcessError) as error:
-            print("mclust:", error)
-            return None
-        return np.loadtxt(names[1], dtype=int)
 
 
 def spagcn(slide: anndata.AnnData, n_domains: int, seed: int) -> tuple:
@@ -164,6 +141,7 @@ def cellcharter(slide: anndata.AnnData, n_domains: int, seed: int) -> tuple:
 
 def run_one(method: str, path: Path, seed: int, out: Path) -> None:
     """Run one method on one slide in this process."""
+    sys.path.append(str(HERE.parent))
     warnings.simplefilter("ignore")
     slide = anndata.read_h5ad(path)
     slide.var_names_make_unique()

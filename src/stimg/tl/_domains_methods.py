@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stimg.tl._domains_starts import hierarchical_start
+from stimg.tl._domains_mixture import STARTS, fit_mixture
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     import igraph
 
 METHODS = ("mixture", "kmeans", "leiden")
-STARTS = 20
-SCALE_POWERS = (0.0, 0.5, 1.0)
-EM_STEPS = 300
 SEEDS = 5
 EMBEDDING_NEIGHBOURS = 15
 SPATIAL_NEIGHBOURS = 6
@@ -36,7 +33,7 @@ def cluster(
     if len(values) == 1:
         return np.zeros(1, dtype=np.int64), np.ones(1)
     for attempt in range(3):
-        fit = _mixture if method == "mixture" else _kmeans
+        fit = fit_mixture if method == "mixture" else _kmeans
         labels, confidence = fit(values, n_domains, seed + attempt, covariance)
         if len(np.unique(labels)) == n_domains:
             return labels, confidence
@@ -45,40 +42,6 @@ def cluster(
         "Ask for fewer domains, or take another method."
     )
     raise RuntimeError(msg)
-
-
-def _mixture(values: np.ndarray, n_domains: int, seed: int, covariance: str) -> tuple[np.ndarray, np.ndarray]:
-    """Fit a mixture from k-means and from hierarchical starts, and keep the one with the highest likelihood.
-
-    The hierarchical starts are made with each dimension divided by none, the root and all of its standard deviation.
-    """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture
-
-    floor = 1e-6 * max(float(values.var(0).mean()), 1e-12)
-    options: dict[str, Any] = {"covariance_type": covariance, "reg_covar": floor, "max_iter": EM_STEPS}
-    options["random_state"] = seed % 2**32
-    mixtures = [GaussianMixture(n_domains, n_init=STARTS, **options)]
-    deviation = np.maximum(values.std(0), 1e-12 * max(float(values.std()), 1e-300))
-    for power in SCALE_POWERS if n_domains > 1 else ():
-        rows, labels = hierarchical_start(values / deviation**power, n_domains)
-        found = values[rows]
-        means = np.stack([found[labels == k].mean(0) for k in range(n_domains)])
-        offset = found - means[labels]
-        precision = np.linalg.inv(offset.T @ offset / len(found) + floor * np.eye(values.shape[1]))
-        mixtures.append(
-            GaussianMixture(
-                n_domains,
-                weights_init=np.bincount(labels) / len(labels),
-                means_init=means,
-                precisions_init=precision if covariance == "tied" else np.tile(precision, (n_domains, 1, 1)),
-                **options,
-            )
-        )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        mixture = max((one.fit(values) for one in mixtures), key=lambda one: one.lower_bound_)
-    return mixture.predict(values), mixture.predict_proba(values).max(1)
 
 
 def _kmeans(values: np.ndarray, n_domains: int, seed: int, covariance: str) -> tuple[np.ndarray, np.ndarray]:

@@ -3,8 +3,9 @@ import pytest
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
+from stimg.tl import _domains_mixture
 from stimg.tl._domains_methods import cluster
-from stimg.tl._domains_starts import MOST_MERGED, hierarchical_start
+from stimg.tl._domains_mixture import MOST_MERGED, hierarchical_start
 
 
 def long_clusters(sizes, *, seed=0, d=3):
@@ -54,3 +55,11 @@ def test_the_mixture_finds_long_clusters_with_any_seed(covariance):
     values, truth = long_clusters([150, 100, 50], seed=3)
     runs = [cluster(values, 3, method="mixture", seed=seed, covariance=covariance)[0] for seed in range(3)]
     assert all(adjusted_rand_score(truth, labels) > 0.95 for labels in runs)
+
+
+def test_of_many_rows_a_part_is_fitted_first(monkeypatch):
+    values, truth = long_clusters([1500, 1000, 500], seed=3)
+    monkeypatch.setattr(_domains_mixture, "MOST_FITTED", 300)
+    labels, confidence = cluster(values, 3, method="mixture", seed=0)
+    assert adjusted_rand_score(truth, labels) > 0.95
+    assert confidence.shape == (3000,)
