@@ -3,7 +3,8 @@
     STIMG_DATA_DIR=../shared/data python benchmarks/pretrain/judge.py stimg=WEIGHTS [stimg=WEIGHTS other=WEIGHTS ...]
 
 Judged are the labelled slides marked `held_out` in `slides.toml`, which the weights never saw; weights under one name
-are training seeds of one recipe. Baselines: principal components (30, z-scored 2,000 most variable genes of the slide),
+are training seeds of one recipe. A row of weights is `.obsm["X_stimg_slide"]`, which `stimg.tl.domains` takes by
+default; "network alone" is `.obsm["X_stimg"]`. Baselines: principal components (30, z-scored 2,000 most variable genes of the slide),
 the same averaged over the 18 nearest spots, and 20 components with their means over rings of 1, 2 and 3 pitches
 (CellCharter's features). Peers are trained on the slide itself by `benchmarks/peers/run.py` and taken from
 `benchmarks/peers/out/`. All are clustered by `stimg.tl.domains` with its defaults and as many domains as the slide has
@@ -82,11 +83,13 @@ def judge_weights(slide: AnnData, named: list[tuple[str, str]]) -> Iterator[dict
     for name, path in named:
         started = time.perf_counter()
         stimg.tl.embed(slide, path)
-        scores = {"method": name, "seconds": time.perf_counter() - started, **judge(slide, "X_stimg")}
-        others = domains.setdefault(name, [])
-        others.append(slide.obs["stimg_domain"].to_numpy())
-        pairs = [adjusted_rand_score(*pair) for pair in combinations(others, 2)]
-        yield scores | ({"seeds agree": np.mean(pairs)} if pairs else {})
+        seconds = time.perf_counter() - started
+        for method, key in ((name, "X_stimg_slide"), (f"{name}, network alone", "X_stimg")):
+            scores = {"method": method, "seconds": seconds, **judge(slide, key)}
+            others = domains.setdefault(method, [])
+            others.append(slide.obs["stimg_domain"].to_numpy())
+            pairs = [adjusted_rand_score(*pair) for pair in combinations(others, 2)]
+            yield scores | ({"seeds agree": np.mean(pairs)} if pairs else {})
 
 
 def main() -> None:

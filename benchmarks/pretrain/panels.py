@@ -3,7 +3,8 @@
     STIMG_DATA_DIR=../shared/data python benchmarks/pretrain/panels.py WEIGHTS
 
 The labelled slides marked `held_out` in `slides.toml`, with all genes, and with 500 and 300 random ones of the 2,000
-most variable (3 draws); slides with fewer than 500 genes are left out. Scores as in `judge.py`.
+most variable (3 draws); slides with fewer than 500 genes are left out.
+Scores and methods as in `judge.py`.
 """
 
 from __future__ import annotations
@@ -42,10 +43,11 @@ def main() -> None:
             if draw is not None:
                 part = slide[:, np.random.default_rng(draw).choice(selected, size, replace=False)].copy()
             stimg.tl.embed(part, args.weights)
-            rows.append({"slide": entry["file"], "genes": size, **judge(part, "X_stimg")})
-            print(rows[-1], flush=True)
-    table = pd.DataFrame(rows).groupby(["slide", "genes"], sort=False).mean().reset_index()
-    mean = table.groupby("genes", sort=False).mean(numeric_only=True).reset_index().assign(slide="mean")
+            for method, key in (("stimg", "X_stimg_slide"), ("network alone", "X_stimg")):
+                rows.append({"slide": entry["file"], "method": method, "genes": size, **judge(part, key)})
+                print(rows[-1], flush=True)
+    table = pd.DataFrame(rows).groupby(["slide", "method", "genes"], sort=False).mean().reset_index()
+    mean = table.groupby(["method", "genes"], sort=False).mean(numeric_only=True).reset_index().assign(slide="mean")
     table = pd.concat([table, mean]).round(3)
     text = f"# Small panels\n\n`python benchmarks/pretrain/panels.py {args.weights}` (stimg {stimg.__version__})\n\n"
     args.out.write_text(text + __doc__.split("\n", 4)[4] + f"\n{table.to_markdown(index=False)}\n")
