@@ -4,9 +4,9 @@
 
 Judged are the labelled slides marked `held_out` in `slides.toml`, which the weights never saw; weights under one name
 are training seeds of one recipe. A row of weights is `.obsm["X_stimg_slide"]`, which `stimg.tl.domains` takes by
-default; "network alone" is `.obsm["X_stimg"]`. Baselines: principal components (30, z-scored 2,000 most variable genes of the slide),
-the same averaged over the 18 nearest spots, and 20 components with their means over rings of 1, 2 and 3 pitches
-(CellCharter's features). Peers are trained on the slide itself by `benchmarks/peers/run.py` and taken from
+default; "network alone" is `.obsm["X_stimg"]`. Baselines: principal components (30, z-scored 2,000 most variable genes
+of the slide), the same averaged over the 18 nearest spots, and 20 components with their means over rings of 1, 2 and 3
+pitches (CellCharter's features). Peers are trained on the slide itself by `benchmarks/peers/run.py` and taken from
 `benchmarks/peers/out/`. All are clustered by `stimg.tl.domains` with its defaults and as many domains as the slide has
 labels; "own ARI" is that of the peer's own clustering. The weights named stimg learned the expert labels of other
 slides in `slides.toml` (for 151675 of two sections of the same donor, for heart of sections on another array, for
