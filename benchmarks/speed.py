@@ -3,7 +3,8 @@
     STIMG_DATA_DIR=../shared/data python benchmarks/speed.py [--out benchmarks/results/speed.md]
 
 Runs in a process of its own so that peak memory is that of embedding. "Bare network" passes the same windows, already
-in memory as tensors, through the encoder and the decoder's blocks: what `tl.embed` reads out.
+in memory as tensors, through the encoder and the decoder's blocks, of the slide and its flips: what `tl.embed` reads out. The rest of `tl.embed` is
+reading the weights, the tokens, gathering and averaging, and the slide's own components.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 
 import stimg
 from stimg._windows import crop, window_starts
-from stimg.tl._infer import VALUES_A_BATCH, match_slides, site_tokens
+from stimg.tl._infer import VALUES_A_BATCH, match_slides, site_tokens, usual_stride
 
 REPEATS = 5
 
@@ -34,13 +35,14 @@ def bare_seconds(model: stimg.models.Model, section) -> float:
     """Median time of encoder and decoder on all windows of the section, gathered beforehand."""
     matched, _ = match_slides(section, model, layer=None, scale=None, lattice_key="lattice")
     slide, vocabulary = matched[0]
-    tokens = torch.from_numpy(site_tokens(model, slide, vocabulary))
-    positions, size = torch.from_numpy(slide.positions()), model.card["size"]
-    corners = window_starts(slide.grid, size, size // 2)
-    sites = torch.from_numpy(np.stack([crop(slide.grid, c, size).ravel() for c in corners])).long()
+    tokens, size = torch.from_numpy(site_tokens(model, slide, vocabulary)), model.card["size"]
     batch = max(1, VALUES_A_BATCH // (size**2 * model.config.dim))
-    batches = [(tokens[s.clamp(min=0)], positions[s.clamp(min=0)], s >= 0) for s in sites.split(batch)]
-    times = []
+    batches, times = [], []
+    for turned in slide.symmetries():
+        positions = torch.from_numpy(turned.positions())
+        corners = window_starts(turned.grid, size, usual_stride(size, symmetric=True))
+        sites = torch.from_numpy(np.stack([crop(turned.grid, c, size).ravel() for c in corners])).long()
+        batches += [(tokens[s.clamp(min=0)], positions[s.clamp(min=0)], s >= 0) for s in sites.split(batch)]
     with torch.inference_mode():
         for _ in range(REPEATS):
             started = time.perf_counter()

@@ -61,7 +61,8 @@ def embed(
         `"decoder"` states, from which expression is predicted (measured better for domains and probes), or the
         `"encoder"` output.
     stride
-        Sites between windows; half a window by default. Smaller is smoother and slower.
+        Sites between windows; by default three quarters of a window, or half of one if not `symmetric`. Smaller is
+        smoother and slower.
     symmetric
         Average over the symmetries of the lattice: four flips of a hexagonal, eight flips and quarter turns of any
         other. Measured better, and a turned slide gets the same embedding; without, embedding is as many times faster.
