@@ -3,8 +3,8 @@
     STIMG_DATA_DIR=../shared/data python benchmarks/speed.py [--out benchmarks/results/speed.md]
 
 Runs in a process of its own so that peak memory is that of embedding. "Bare network" passes the same windows, already
-in memory as tensors, through the encoder and the decoder's blocks, of the slide and its flips: what `tl.embed` reads out. The rest of `tl.embed` is
-reading the weights, the tokens, gathering and averaging, and the slide's own components.
+in memory as tensors, of the slide and its flips, through the encoder and the decoder's blocks: what `tl.embed` reads
+out. The rest of `tl.embed` is reading the weights, the tokens, gathering and averaging, and the slide's own components.
 """
 
 from __future__ import annotations
