@@ -6,10 +6,16 @@ import lazy_loader as _lazy
 
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
-    submod_attrs={"_dlpfc": ["dlpfc"], "_her2st": ["her2st"], "_synthetic": ["synthetic"]},
+    submod_attrs={
+        "_dlpfc": ["dlpfc"],
+        "_her2st": ["her2st"],
+        "_synthetic": ["synthetic"],
+        "_synthetic_histology": ["synthetic_histology"],
+    },
 )
 
 if TYPE_CHECKING:
     from stimg.datasets._dlpfc import dlpfc as dlpfc
     from stimg.datasets._her2st import her2st as her2st
     from stimg.datasets._synthetic import synthetic as synthetic
+    from stimg.datasets._synthetic_histology import synthetic_histology as synthetic_histology

@@ -34,6 +34,16 @@ def as_points(values: Any, name: str, n_obs: int | None = None, n_columns: int |
     return points
 
 
+def as_sites(values: Any, name: str) -> np.ndarray:
+    """Return the row and column of every observation as an int64 array (n_obs, 2), or refuse the values."""
+    sites = np.asarray(values)
+    if sites.ndim != 2 or sites.shape[1] != 2 or not len(sites) or not np.issubdtype(sites.dtype, np.integer):
+        msg = f"Expected `{name}` as integers of shape (n_obs, 2), found {sites.dtype} of {sites.shape}."
+        msg += " Run `stimg.pp.to_lattice(adata)` and pass `adata.obsm['lattice']`."
+        raise ValueError(msg)
+    return sites.astype(np.int64)
+
+
 def check_same_length(first: np.ndarray, second: np.ndarray, names: str) -> None:
     """Refuse arrays that describe different numbers of observations."""
     if len(first) != len(second):

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import sparse
+
+from stimg.metrics._correlations import GENES_AT_ONCE, as_dense, as_pair, correlate
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
-
-GENES_AT_ONCE = 512
 
 
 def reconstruction_scores(true: Any, predicted: Any, *, hidden: ArrayLike | None = None) -> dict[str, float]:
@@ -38,13 +37,7 @@ def reconstruction_scores(true: Any, predicted: Any, *, hidden: ArrayLike | None
     ValueError
         Shapes differ, measured values are not finite, the mask has another shape or type, or nothing is judged.
     """
-    measured, guess = _matrix(true, "true"), _matrix(predicted, "predicted")
-    if measured.shape != guess.shape:
-        msg = f"Expected `predicted` of the shape of `true`, {measured.shape}, found {guess.shape}."
-        raise ValueError(msg)
-    if bad := int((~np.isfinite(measured.data if sparse.issparse(measured) else measured)).sum()):
-        msg = f"`true` has {bad} NaN or infinite values. Remove or replace them."
-        raise ValueError(msg)
+    measured, guess = as_pair(true, predicted)
     mask = None if hidden is None else _check_mask(np.asarray(hidden), measured.shape)
     if mask is not None and mask.ndim == 1:
         rows = np.flatnonzero(mask)
@@ -54,7 +47,7 @@ def reconstruction_scores(true: Any, predicted: Any, *, hidden: ArrayLike | None
     correlations = []
     for start in range(0, measured.shape[1], GENES_AT_ONCE):
         genes = slice(start, start + GENES_AT_ONCE)
-        x, y = _dense(measured[:, genes]), _dense(guess[:, genes])
+        x, y = as_dense(measured[:, genes]), as_dense(guess[:, genes])
         judged = np.ones(x.shape, dtype=bool) if mask is None else mask[:, genes]
         known = (np.isfinite(y) | ~judged).all(0)
         x, y, judged = x[:, known], y[:, known], judged[:, known]
@@ -63,7 +56,7 @@ def reconstruction_scores(true: Any, predicted: Any, *, hidden: ArrayLike | None
         absolute += float(np.abs(error).sum())
         n_values += error.size
         n_missing += int((~known).sum())
-        correlations.append(_correlations(x, y, judged))
+        correlations.append(correlate(x, y, judged))
     if not n_values:
         msg = "Expected reconstructed values in `predicted`, found none that are finite where judged."
         raise ValueError(msg)
@@ -80,15 +73,6 @@ def reconstruction_scores(true: Any, predicted: Any, *, hidden: ArrayLike | None
     }
 
 
-def _matrix(values: Any, name: str) -> Any:
-    """Return the values as a 2-D array, or as CSC, whose columns and rows can be taken."""
-    matrix = sparse.csc_array(values) if sparse.issparse(values) else np.asarray(values)
-    if matrix.ndim != 2 or 0 in matrix.shape:
-        msg = f"Expected `{name}` of shape (n_obs, n_genes), found {matrix.shape}."
-        raise ValueError(msg)
-    return matrix
-
-
 def _check_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     if mask.dtype != bool or mask.shape not in ((shape[0],), shape):
         msg = f"Expected `hidden` as bool of shape ({shape[0]},) or {shape}, found {mask.dtype} of {mask.shape}."
@@ -97,21 +81,3 @@ def _check_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         msg = "Expected `hidden` with at least one True, found none."
         raise ValueError(msg)
     return mask
-
-
-def _dense(block: Any) -> np.ndarray:
-    return np.asarray(block.toarray() if sparse.issparse(block) else block, dtype=np.float64)
-
-
-def _correlations(x: np.ndarray, y: np.ndarray, judged: np.ndarray) -> np.ndarray:
-    """Pearson's correlation of each column over its judged rows, NaN where undefined."""
-    number = judged.sum(0)
-    varies = number > 1
-    centred = []
-    for values in (x, y):
-        varies &= np.where(judged, values, -np.inf).max(0) > np.where(judged, values, np.inf).min(0)
-        mean = np.where(judged, values, 0).sum(0) / np.maximum(number, 1)
-        centred.append(np.where(judged, values - mean, 0))
-    product = (centred[0] * centred[1]).sum(0)
-    scale = np.sqrt((centred[0] ** 2).sum(0) * (centred[1] ** 2).sum(0))
-    return np.where(varies & (scale > 0), product / np.where(scale > 0, scale, 1), np.nan)

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import tempfile
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialise
 
+from stimg.models._weights_file import check_vocabulary, read_content, read_tensors, write_weights
 from stimg.nn import Config, GeneMAE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from pathlib import Path
 
-FORMAT = 1
-METADATA_KEY = "stimg"
+    import numpy as np
+
 HISTORY_COLUMNS = ["epoch", "train_loss", "val_loss", "lr", "seconds"]
 
 
@@ -101,37 +95,13 @@ class Model:
         PermissionError
             The folder can not be written to.
         """
-        path = Path(path)
-        if not path.parent.is_dir():
-            msg = f"Expected `path` in an existing folder, found {str(path)!r}. Create {str(path.parent)!r} first."
-            raise NotADirectoryError(msg)
-        if path.exists() and not overwrite:
-            msg = f"{str(path)!r} exists. Choose another `path` or pass `overwrite=True`."
-            raise FileExistsError(msg)
-        if not os.access(path.parent, os.W_OK):
-            msg = f"The folder {str(path.parent)!r} can not be written to. Choose another `path`."
-            raise PermissionError(msg)
         content = {
-            "format": FORMAT,
             "config": self.config.to_dict(),
             "genes": self.genes.tolist(),
             "card": self.card,
             "history": json.loads(self.history.to_json(orient="records")),
         }
-        dtype = torch.float16 if half else torch.float32
-        tensors = {name: tensor.to(dtype).contiguous() for name, tensor in self.network.state_dict().items()}
-        data = serialise(tensors, metadata={METADATA_KEY: json.dumps(content)})
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            try:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-                Path(file.name).chmod(0o644)  # temporary files are for their owner alone
-                os.replace(file.name, path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
-        self.sha256 = hashlib.sha256(data).hexdigest()
+        self.sha256 = write_weights(path, content, self.network.state_dict(), overwrite=overwrite, half=half)
 
     @classmethod
     def load(cls, path: str | Path) -> Model:
@@ -149,63 +119,13 @@ class Model:
         ValueError
             The file is truncated, is no stimg model, has a newer format, or its tensors do not fit its configuration.
         """
-        path = Path(path)
-        if not path.is_file():
-            msg = f"No weights file at {str(path)!r}. Give the path of a file that `Model.save` wrote."
-            raise FileNotFoundError(msg)
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                content = _parse_metadata(path, metadata)
-                config = Config.from_dict(content["config"])
-                genes = np.asarray(content["genes"], dtype=str)
-                if len(np.unique(genes)) < len(genes):
-                    msg = f"The vocabulary of {str(path)!r} has a gene twice. The file is damaged."
-                    raise ValueError(msg)
-                with torch.device("meta"):
-                    network = GeneMAE(config, len(genes), len(content["card"].get("labels", [])))
-                expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-                _check_tensors(path, expected, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})
-                tensors = {name: file.get_tensor(name).float() for name in expected}
-        except SafetensorError as error:
-            msg = f"{str(path)!r} is truncated or is no safetensors file ({error}). Copy or download it again."
-            raise ValueError(msg) from error
+        content = read_content(path, "patches")
+        config = Config.from_dict(content["config"])
+        genes = check_vocabulary(path, content)
+        with torch.device("meta"):
+            network = GeneMAE(config, len(genes), len(content["card"].get("labels", [])))
+        expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+        tensors, digest = read_tensors(path, expected)
         network.load_state_dict(tensors, assign=True)
         history = pd.DataFrame(content["history"], columns=HISTORY_COLUMNS).astype({"val_loss": float})
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
         return cls(network.eval(), genes, content["card"], history, digest)
-
-
-def _parse_metadata(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Decode and check the model's own entry of the file's metadata."""
-    if METADATA_KEY not in metadata:
-        msg = f"{str(path)!r} is a safetensors file but no stimg model: its metadata has no {METADATA_KEY!r} entry."
-        raise ValueError(msg)
-    try:
-        content = json.loads(metadata[METADATA_KEY])
-        version = int(content["format"])
-    except (ValueError, KeyError, TypeError) as error:
-        msg = f"The {METADATA_KEY!r} metadata of {str(path)!r} can not be read ({error}). The file is damaged."
-        raise ValueError(msg) from error
-    if version > FORMAT:
-        msg = f"{str(path)!r} has format {version}, this stimg reads up to {FORMAT}. Update stimg."
-        raise ValueError(msg)
-    if missing := {"config", "genes", "card", "history"} - set(content):
-        msg = f"The metadata of {str(path)!r} lacks {sorted(missing)}. The file is damaged."
-        raise ValueError(msg)
-    if not isinstance(content["card"], dict) or not isinstance(content["card"].get("labels", []), list):
-        msg = f"The card of {str(path)!r} can not be read. The file is damaged."
-        raise ValueError(msg)
-    return content
-
-
-def _check_tensors(path: Path, expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> None:
-    """Compare names and shapes before anything is read."""
-    if expected == found:
-        return
-    wrong = [name for name in expected if name in found and found[name] != expected[name]]
-    msg = (
-        f"The tensors of {str(path)!r} do not fit its configuration: missing {sorted(set(expected) - set(found))[:3]}, "
-        f"unexpected {sorted(set(found) - set(expected))[:3]}, wrong shape {wrong[:3]}. The file is damaged."
-    )
-    raise ValueError(msg)

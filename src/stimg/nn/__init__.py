@@ -1,7 +1,21 @@
-"""Plain torch: the gene-indexed masked autoencoder, its configurations and its masks."""
+"""Plain torch: the gene-indexed masked autoencoder, the dense network from H&E, their configurations and masks."""
 
 from stimg.nn._config import CONFIGS, Config, get_config
+from stimg.nn._dense import DenseConfig, DenseNetwork
+from stimg.nn._encoder import ConvEncoder, ForeignEncoder, get_encoder
 from stimg.nn._masking import draw_hidden
 from stimg.nn._vit import GeneMAE, Output
 
-__all__ = ["CONFIGS", "Config", "GeneMAE", "Output", "draw_hidden", "get_config"]
+__all__ = [
+    "CONFIGS",
+    "Config",
+    "ConvEncoder",
+    "DenseConfig",
+    "DenseNetwork",
+    "ForeignEncoder",
+    "GeneMAE",
+    "Output",
+    "draw_hidden",
+    "get_config",
+    "get_encoder",
+]

@@ -8,6 +8,8 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
         "_domains": ["domains"],
+        "_expression_map": ["expression_map"],
+        "_gene_correlation": ["gene_correlation"],
         "_history": ["history"],
         "_patches": ["patches"],
         "_reconstruction": ["reconstruction"],
@@ -16,6 +18,8 @@ __getattr__, __dir__, __all__ = _lazy.attach(
 
 if TYPE_CHECKING:
     from stimg.pl._domains import domains as domains
+    from stimg.pl._expression_map import expression_map as expression_map
+    from stimg.pl._gene_correlation import gene_correlation as gene_correlation
     from stimg.pl._history import history as history
     from stimg.pl._patches import patches as patches
     from stimg.pl._reconstruction import reconstruction as reconstruction

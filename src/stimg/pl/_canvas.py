@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.collections import EllipseCollection
+    from matplotlib.image import AxesImage
 
 FILL = 0.92
+LARGEST_SIDE = 2000
 
 
 def section_rows(table: AnnData, library_key: str | None, library: str | None) -> np.ndarray:
@@ -71,6 +73,12 @@ def draw_spots(ax: Axes, coordinates: np.ndarray, diameter: float, **style: Any)
         size, size, np.zeros(len(size)), units="xy", offsets=coordinates, offset_transform=ax.transData, **style
     )
     ax.add_collection(spots)
+    frame(ax, coordinates, diameter)
+    return spots
+
+
+def frame(ax: Axes, coordinates: np.ndarray, diameter: float) -> None:
+    """Show the observations and a diameter around them, with y pointing down, equal scales and no axis lines."""
     low, high = coordinates.min(0) - diameter, coordinates.max(0) + diameter
     ax.set_xlim(low[0], high[0])
     ax.set_ylim(high[1], low[1])
@@ -79,7 +87,35 @@ def draw_spots(ax: Axes, coordinates: np.ndarray, diameter: float, **style: Any)
     ax.set_yticks([])
     for side in ax.spines.values():
         side.set_visible(False)
-    return spots
+
+
+def section_image(
+    table: AnnData, rows: np.ndarray, library: str | None, names: tuple[str, ...]
+) -> tuple[np.ndarray, float] | None:
+    """First of the section's images of these names, and its scale to the coordinates; never another section's.
+
+    Without a library that has images, those of the only one of an object of which all rows are drawn.
+    """
+    libraries = table.uns.get(_keys.SPATIAL, {})
+    if library not in libraries:
+        if len(libraries) != 1 or len(rows) < table.n_obs:
+            return None
+        library = next(iter(libraries))
+    if not isinstance(libraries[library], dict):
+        return None
+    images, factors = libraries[library].get("images", {}), libraries[library].get("scalefactors", {})
+    for name in names:
+        if name in images and f"tissue_{name}_scalef" in factors:
+            return np.asarray(images[name]), float(factors[f"tissue_{name}_scalef"])
+    return None
+
+
+def draw_raster(ax: Axes, values: np.ndarray, scale: float = 1.0, **style: Any) -> AxesImage:
+    """Draw an image of `scale` pixels a unit, from the origin; large ones by every second, third ... pixel."""
+    step = -(-max(values.shape[:2]) // LARGEST_SIDE)
+    values = values[::step, ::step]
+    height, width = (side * step / scale for side in values.shape[:2])
+    return ax.imshow(values, extent=(0, width, height, 0), **style)
 
 
 def add_scale_bar(ax: Axes, table: AnnData, spatial_key: str) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 from stimg import _keys
 from stimg._resolve import resolve_table
 from stimg._validators import check_coordinates, check_obs_key
-from stimg.pl._canvas import FILL, add_scale_bar, draw_spots, pitch_of, section_rows
+from stimg.pl._canvas import FILL, add_scale_bar, draw_raster, draw_spots, pitch_of, section_image, section_rows
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -97,7 +97,9 @@ def domains(
     faces = np.array([*colours, UNLABELLED])[codes]
     alpha = np.clip(np.nan_to_num(table.obs[faded].to_numpy(dtype=float)[rows]), 0.15, 1) if confidence else None
     if image:
-        _draw_image(ax, table, table.obs[library_key].astype(str).iloc[rows[0]] if library_key else None, rows)
+        section = table.obs[library_key].astype(str).iloc[rows[0]] if library_key else None
+        if found := section_image(table, rows, section, ("lowres", "hires")):
+            draw_raster(ax, *found, alpha=IMAGE_ALPHA, zorder=1)
     diameter = FILL * pitch_of(table, coordinates[rows], spatial_key) if size is None else float(size)
     draw_spots(ax, coordinates[rows], diameter, facecolors=faces, alpha=alpha, linewidths=0, zorder=2)
     present = [i for i in range(len(names)) if (codes == i).any()]
@@ -119,21 +121,3 @@ def _colours(table: AnnData, key: str, count: int) -> list[str]:
     from stimg.tl._domains import domain_colours
 
     return domain_colours(count)
-
-
-def _draw_image(ax: Axes, table: AnnData, library: str | None, rows: np.ndarray) -> None:
-    """Draw the section's image in coordinate units, where there is one; never that of another section."""
-    libraries = table.uns.get(_keys.SPATIAL, {})
-    if library not in libraries:
-        if len(libraries) != 1 or len(rows) < table.n_obs:
-            return
-        library = next(iter(libraries))
-    if not isinstance(libraries[library], dict):
-        return
-    images, factors = libraries[library].get("images", {}), libraries[library].get("scalefactors", {})
-    for name in ("lowres", "hires"):
-        if name in images and f"tissue_{name}_scalef" in factors:
-            picture, scale = np.asarray(images[name]), float(factors[f"tissue_{name}_scalef"])
-            height, width = picture.shape[0] / scale, picture.shape[1] / scale
-            ax.imshow(picture, extent=(0, width, height, 0), alpha=IMAGE_ALPHA, zorder=1)
-            return

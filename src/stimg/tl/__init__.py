@@ -1,4 +1,4 @@
-"""Pretrain on patches, embed slides, find domains, reconstruct expression."""
+"""Pretrain, embed, find domains, reconstruct expression, predict it from H&E."""
 
 from typing import TYPE_CHECKING
 
@@ -9,13 +9,17 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     submod_attrs={
         "_domains": ["domains"],
         "_embed": ["embed"],
+        "_predict_expression": ["predict_expression"],
         "_pretrain": ["pretrain"],
         "_reconstruct": ["reconstruct"],
+        "_train_expression": ["train_expression"],
     },
 )
 
 if TYPE_CHECKING:
     from stimg.tl._domains import domains as domains
     from stimg.tl._embed import embed as embed
+    from stimg.tl._predict_expression import predict_expression as predict_expression
     from stimg.tl._pretrain import pretrain as pretrain
     from stimg.tl._reconstruct import reconstruct as reconstruct
+    from stimg.tl._train_expression import train_expression as train_expression

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
-import threading
-import warnings
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +13,7 @@ from stimg._validators import check_choice, check_positive_int
 from stimg.tl._infer import get_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from datetime import timedelta
 
     from lightning import Callback
@@ -195,15 +191,12 @@ def _fit(
     trainer_kwargs: dict[str, Any],
 ) -> tuple[Any, list[dict[str, float]]]:
     """Run Lightning's Trainer; return the network with its best weights and the history's rows."""
-    import lightning as L
     import torch
-    from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
     from torch.utils.data import DataLoader
 
-    from stimg import settings
     from stimg.nn import GeneMAE
     from stimg.tl._programs import gene_programs
-    from stimg.tl._training import EpochSampler, History, PretrainModule
+    from stimg.tl._training import EpochSampler, PretrainModule, fit_module, training_length
 
     torch.manual_seed(seed)
     network = GeneMAE(config, len(train.genes), len(train.labels))
@@ -217,66 +210,19 @@ def _fit(
     sampler = EpochSampler(len(train), seed, repeats, train.draw_weights())
     loader = DataLoader(train, batch_size, sampler=sampler, num_workers=num_workers)
     val_loader = None if validation is None else DataLoader(validation, batch_size, num_workers=num_workers)
-    steps = len(loader) * trainer_kwargs["max_epochs"]
-    if trainer_kwargs["max_steps"] > 0:
-        steps = min(steps, trainer_kwargs["max_steps"])
-    limit = trainer_kwargs["max_time"]
-    seconds = None if limit is None else Timer(duration=limit)._duration
+    steps, seconds = training_length(len(loader), trainer_kwargs)
     module = PretrainModule(network, config, total_steps=steps, max_seconds=seconds, seed=seed)
-    history = History()
-    hooks: list[Any] = [history, *callbacks]
-    if early_stopping is not None:
-        hooks.append(EarlyStopping("val_loss", patience=early_stopping))
-    if checkpoint_dir is not None:
-        hooks.append(ModelCheckpoint(checkpoint_dir, filename="{epoch}", save_last=True, every_n_epochs=1))
-    defaults: dict[str, Any] = {
-        "logger": False,
-        "enable_checkpointing": checkpoint_dir is not None,
-        "enable_progress_bar": settings.progress,
-        "enable_model_summary": False,
-        "gradient_clip_val": 1.0,
-        "num_sanity_val_steps": 0,
-        "devices": 1,
-        "precision": "bf16-mixed"
-        if torch.cuda.is_available() and trainer_kwargs["accelerator"] != "cpu"
-        else "32-true",
-    }
-    with _quiet_lightning():
-        trainer = L.Trainer(**(defaults | trainer_kwargs), callbacks=hooks)
-        try:
-            trainer.fit(module, loader, val_loader, ckpt_path=resume, weights_only=resume is not None or None)
-        except (KeyboardInterrupt, SystemExit):
-            if not trainer.interrupted:
-                raise
-            logger.warning("Interrupted: returning the best model so far.")
-    if trainer.received_sigterm:  # Lightning ends the run without an error; half a training is no result
-        raise SystemExit(128 + signal.SIGTERM)
-    if history.best_weights:
-        network.load_state_dict(history.best_weights)
-    return network.cpu().eval(), history.rows
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Silence Lightning's banners and give the user's interrupt handler back, which Lightning drops on Ctrl-C."""
-    log = logging.getLogger("lightning.pytorch")
-    level = log.level
-    main = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGINT) if main else None
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-            warnings.filterwarnings("ignore", message=".*Skipping val loop.*")
-            warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint.*")
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
-            warnings.filterwarnings("ignore", message=".*number of training batches.*is smaller than the logging.*")
-            yield
-    finally:
-        log.setLevel(level)
-        if main and handler is not None:
-            signal.signal(signal.SIGINT, handler)
+    rows = fit_module(
+        module,
+        loader,
+        val_loader,
+        early_stopping=early_stopping,
+        checkpoint_dir=checkpoint_dir,
+        resume=resume,
+        callbacks=callbacks,
+        trainer_kwargs=trainer_kwargs,
+    )
+    return network, rows
 
 
 def _make_model(

@@ -1,22 +1,32 @@
-"""The Lightning side of pretraining: module, epoch sampler, callbacks."""
+"""The Lightning side of training: modules, epoch sampler, callbacks, one run of the trainer."""
 
 from __future__ import annotations
 
+import logging
 import math
+import signal
+import threading
 import time
-from typing import TYPE_CHECKING, Any
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
 from torch.utils.data import Sampler
 
+from stimg._settings import settings
 from stimg.nn import Config, GeneMAE, draw_hidden
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     import numpy as np
-    from torch import Tensor
+    from torch import Tensor, nn
+
+logger = logging.getLogger("stimg")
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -51,49 +61,61 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return self.length * self.repeats
 
 
-class PretrainModule(L.LightningModule):
-    """Masked autoencoding with AdamW, linear warm-up and cosine decay over steps, or over `max_seconds` if sooner."""
+class Recipe(Protocol):
+    """What a configuration says of the optimiser."""
+
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def warmup(self) -> float: ...
+
+
+class TrainingModule(L.LightningModule):
+    """AdamW, linear warm-up and cosine decay over steps, or over `max_seconds` if sooner."""
+
+    sample: str  # key of the batch whose length is the number of its samples
 
     def __init__(
-        self, network: GeneMAE, config: Config, *, total_steps: int, max_seconds: float | None, seed: int
+        self, network: nn.Module, recipe: Recipe, *, total_steps: int, max_seconds: float | None, seed: int
     ) -> None:
         super().__init__()
         self.network = network
-        self.config = config
+        self.recipe = recipe
         self.total_steps = total_steps
         self.max_seconds = max_seconds
         self.seed = seed
         self.started = time.monotonic()
 
-    def _loss(self, batch: dict[str, Tensor], seed: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        hidden = draw_hidden(batch["present"], batch["channel_mask"], self.config, generator)
-        return self.network(batch, hidden).loss
+    def loss(self, batch: dict[str, Tensor], seed: int) -> Tensor:
+        """Loss of one batch; what is drawn at random depends on the seed alone."""
+        raise NotImplementedError
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Loss of one batch; the masks depend on the seed and the step alone."""
-        loss = self._loss(batch, self.seed * 1_000_003 + self.global_step)
+        """Loss of one batch; what is drawn depends on the seed and the step alone."""
+        loss = self.loss(batch, self.seed * 1_000_003 + self.global_step)
         if not torch.isfinite(loss):
             msg = (
                 f"The training loss became {loss.item()} at step {self.global_step}. "
                 "Lower `learning_rate`, or check the slides for extreme values."
             )
             raise ValueError(msg)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch["present"]))
+        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch[self.sample]))
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Loss on held-out windows, with the same masks at every epoch."""
-        loss = self._loss(batch, batch_idx)
-        self.log("val_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch["present"]))
+        """Loss on what is held out, drawn alike at every epoch."""
+        loss = self.loss(batch, batch_idx)
+        self.log("val_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch[self.sample]))
 
     def configure_optimizers(self) -> Any:
         """AdamW, without decay of vectors."""
         matrices = [p for p in self.parameters() if p.ndim > 1]
         vectors = [p for p in self.parameters() if p.ndim == 1]
         optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": self.config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-            lr=self.config.learning_rate,
+            [{"params": matrices, "weight_decay": self.recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+            lr=self.recipe.learning_rate,
             betas=(0.9, 0.95),
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
@@ -103,8 +125,22 @@ class PretrainModule(L.LightningModule):
         progress = step / max(self.total_steps, 1)
         if self.max_seconds:
             progress = max(progress, (time.monotonic() - self.started) / self.max_seconds)
-        warm = max(progress, (step + 1) / max(self.total_steps, 1)) / self.config.warmup if self.config.warmup else 1.0
+        warm = max(progress, (step + 1) / max(self.total_steps, 1)) / self.recipe.warmup if self.recipe.warmup else 1.0
         return min(warm, 1.0) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+class PretrainModule(TrainingModule):
+    """Masked autoencoding."""
+
+    sample = "present"
+    network: GeneMAE
+    recipe: Config
+
+    def loss(self, batch: dict[str, Tensor], seed: int) -> Tensor:
+        """Loss of one batch of windows, with masks drawn from the seed."""
+        generator = torch.Generator().manual_seed(seed)
+        hidden = draw_hidden(batch["present"], batch["channel_mask"], self.recipe, generator)
+        return self.network(batch, hidden).loss
 
 
 class History(L.Callback):
@@ -145,3 +181,80 @@ class History(L.Callback):
         self.rows = list(state_dict["rows"])
         self.best_loss = state_dict["best_loss"]
         self.best_weights = state_dict["best_weights"]
+
+
+def training_length(batches: int, trainer_kwargs: dict[str, Any]) -> tuple[int, float | None]:
+    """Return the steps of a run of so many batches an epoch, and its seconds where time is limited."""
+    steps = batches * trainer_kwargs["max_epochs"]
+    if trainer_kwargs["max_steps"] > 0:
+        steps = min(steps, trainer_kwargs["max_steps"])
+    limit = trainer_kwargs["max_time"]
+    return steps, None if limit is None else Timer(duration=limit)._duration
+
+
+def fit_module(
+    module: TrainingModule,
+    loader: Any,
+    val_loader: Any,
+    *,
+    early_stopping: int | None,
+    checkpoint_dir: str | Path | None,
+    resume: str | Path | None,
+    callbacks: Sequence[L.Callback],
+    trainer_kwargs: dict[str, Any],
+) -> list[dict[str, float]]:
+    """Run Lightning's Trainer; leave the network with its best weights on the CPU and return the history's rows."""
+    history = History()
+    hooks: list[Any] = [history, *callbacks]
+    if early_stopping is not None:
+        hooks.append(EarlyStopping("val_loss", patience=early_stopping))
+    if checkpoint_dir is not None:
+        hooks.append(ModelCheckpoint(checkpoint_dir, filename="{epoch}", save_last=True, every_n_epochs=1))
+    on_gpu = torch.cuda.is_available() and trainer_kwargs["accelerator"] != "cpu"
+    defaults: dict[str, Any] = {
+        "logger": False,
+        "enable_checkpointing": checkpoint_dir is not None,
+        "enable_progress_bar": settings.progress,
+        "enable_model_summary": False,
+        "gradient_clip_val": 1.0,
+        "num_sanity_val_steps": 0,
+        "devices": 1,
+        "precision": "bf16-mixed" if on_gpu else "32-true",
+    }
+    with _quiet_lightning():
+        trainer = L.Trainer(**(defaults | trainer_kwargs), callbacks=hooks)
+        try:
+            trainer.fit(module, loader, val_loader, ckpt_path=resume, weights_only=resume is not None or None)
+        except (KeyboardInterrupt, SystemExit):
+            if not trainer.interrupted:
+                raise
+            logger.warning("Interrupted: returning the best model so far.")
+    if trainer.received_sigterm:  # Lightning ends the run without an error; half a training is no result
+        raise SystemExit(128 + signal.SIGTERM)
+    if history.best_weights:
+        module.network.load_state_dict(history.best_weights)
+    module.network.cpu().eval()
+    return history.rows
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Silence Lightning's banners and give the user's interrupt handler back, which Lightning drops on Ctrl-C."""
+    log = logging.getLogger("lightning.pytorch")
+    level = log.level
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT) if main else None
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+            warnings.filterwarnings("ignore", message=".*Skipping val loop.*")
+            warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint.*")
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+            warnings.filterwarnings("ignore", message=".*number of training batches.*is smaller than the logging.*")
+            yield
+    finally:
+        log.setLevel(level)
+        if main and handler is not None:
+            signal.signal(signal.SIGINT, handler)

@@ -1,0 +1,116 @@
+"""Exact areas of pixels inside spots, bins and cells, as sparse matrices."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import sparse
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from shapely import Geometry
+
+
+def disk_footprints(centres: np.ndarray, radii: np.ndarray | float, shape: tuple[int, int]) -> sparse.csr_array:
+    """Area of each pixel inside each disk.
+
+    Parameters
+    ----------
+    centres
+        Row and column of the disks' centres in pixels, shape (n, 2); pixel (i, j) is the square from (i, j) to
+        (i + 1, j + 1).
+    radii
+        In pixels, one for all or shape (n,).
+    shape
+        Height and width of the grid.
+
+    Returns
+    -------
+    csr_array
+        float64, shape (n, height * width): areas in pixels, 0 to 1. What lies outside of the grid is left out, so that
+        a row's sum is the part of the disk's area inside.
+    """
+    radii = np.broadcast_to(np.asarray(radii, dtype=np.float64), len(centres))
+    rows, first, grid = _windows(centres - radii[:, None], centres + radii[:, None], shape)
+    corner = (grid - centres[rows][:, None]) / radii[rows, None, None]  # (pixels, 2 ends, 2 axes), in radii
+    low, high = corner[:, 0], corner[:, 1]
+    area = (
+        _quadrant(high[:, 0], high[:, 1])
+        - _quadrant(low[:, 0], high[:, 1])
+        - _quadrant(high[:, 0], low[:, 1])
+        + _quadrant(low[:, 0], low[:, 1])
+    )
+    return _assemble(area * radii[rows] ** 2, rows, first, len(centres), shape)
+
+
+def box_footprints(centres: np.ndarray, sides: np.ndarray | float, shape: tuple[int, int]) -> sparse.csr_array:
+    """Area of each pixel inside each axis-parallel square of these sides; otherwise as `disk_footprints`."""
+    half = np.broadcast_to(np.asarray(sides, dtype=np.float64), len(centres))[:, None] / 2
+    rows, first, grid = _windows(centres - half, centres + half, shape)
+    low = np.maximum(grid[:, 0], (centres - half)[rows])
+    high = np.minimum(grid[:, 1], (centres + half)[rows])
+    return _assemble(np.clip(high - low, 0, None).prod(1), rows, first, len(centres), shape)
+
+
+def polygon_footprints(polygons: Sequence[Geometry], shape: tuple[int, int]) -> sparse.csr_array:
+    """Area of each pixel inside each polygon.
+
+    Parameters
+    ----------
+    polygons
+        Valid shapely polygons or multipolygons whose x is the column and y the row, in pixels.
+    shape
+        Height and width of the grid.
+
+    Returns
+    -------
+    csr_array
+        As of `disk_footprints`.
+    """
+    import shapely
+
+    geometries = np.asarray(polygons, dtype=object)
+    bounds = shapely.bounds(geometries)
+    rows, first, grid = _windows(bounds[:, [1, 0]], bounds[:, [3, 2]], shape)
+    pixels = shapely.box(grid[:, 0, 1], grid[:, 0, 0], grid[:, 1, 1], grid[:, 1, 0])
+    return _assemble(shapely.area(shapely.intersection(geometries[rows], pixels)), rows, first, len(geometries), shape)
+
+
+def _windows(low: np.ndarray, high: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All pixels of each bounding box: box (pixels,), upper-left corner (pixels, 2), ends float (pixels, 2 ends, 2)."""
+    start = np.clip(np.floor(low), 0, shape).astype(np.int64)
+    stop = np.clip(np.ceil(high), 0, shape).astype(np.int64)
+    extent = np.maximum(stop - start, 0)
+    number = extent.prod(1)
+    rows = np.repeat(np.arange(len(low)), number)
+    within = np.arange(number.sum()) - np.repeat(np.cumsum(number) - number, number)
+    width = extent[rows, 1]
+    first = start[rows] + np.stack([within // np.maximum(width, 1), within % np.maximum(width, 1)], 1)
+    return rows, first, np.stack([first, first + 1], 1).astype(np.float64)
+
+
+def _quadrant(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Area of the unit disk where x <= a and y <= b."""
+    a, b = np.clip(a, -1, 1), np.clip(b, -1, 1)
+
+    def half_strip(t: np.ndarray) -> np.ndarray:
+        """Area under the upper half circle from 0 to t."""
+        return 0.5 * (t * np.sqrt(1 - t**2) + np.arcsin(t))
+
+    corner_inside = np.pi / 4 + half_strip(a) + half_strip(b) + a * b
+    caps_cut = 2 * (half_strip(np.maximum(a, 0)) + half_strip(np.maximum(b, 0)))
+    left_or_lower = np.pi / 2 + 2 * half_strip(np.minimum(a, b))
+    corner_outside = np.where((a <= 0) & (b <= 0), 0, np.where((a > 0) & (b > 0), caps_cut, left_or_lower))
+    return np.where(a**2 + b**2 < 1, corner_inside, corner_outside)
+
+
+def _assemble(
+    area: np.ndarray, rows: np.ndarray, first: np.ndarray, n_shapes: int, shape: tuple[int, int]
+) -> sparse.csr_array:
+    columns = first[:, 0] * shape[1] + first[:, 1]
+    kept = area > 1e-12
+    return sparse.csr_array(
+        (np.minimum(area[kept], 1.0), (rows[kept], columns[kept])), shape=(n_shapes, shape[0] * shape[1])
+    )

@@ -1,0 +1,204 @@
+"""How well expression is predicted from images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from stimg.metrics._checks import as_labels, as_sites, check_same_length
+from stimg.metrics._correlations import GENES_AT_ONCE, as_dense, as_matrix, as_pair, check_finite, correlate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike
+
+HIGHLY_PREDICTABLE = 50
+
+
+def gene_correlations(
+    true: Any, predicted: Any, *, genes: Sequence[str] | None = None, folds: ArrayLike | None = None
+) -> pd.DataFrame:
+    """Compare predicted with measured expression gene by gene.
+
+    Parameters
+    ----------
+    true
+        Measured log-normalised expression, dense or sparse, shape (n_obs, n_genes).
+    predicted
+        Prediction, dense or sparse, same shape. Spots with NaN (outside of the image) are left out.
+    genes
+        Names of the genes; by default their numbers.
+    folds
+        Section, patient or fold of every spot, shape (n_obs,). Correlations are then those within each fold, averaged
+        over the folds that have one, so that differences between folds do not count. By default over all spots.
+
+    Returns
+    -------
+    DataFrame
+        One row a gene, with `pearson` (NaN where measured or predicted values are constant, in every fold), `rank`
+        (1 for the highest `pearson`; with folds the mean of the ranks in each, where genes without a correlation
+        share the last places; NaN where `pearson` is), `mse`, `mae`, `mean` and `variance` of the measured values,
+        and `constant` (bool: there is no `pearson`).
+
+    Raises
+    ------
+    ValueError
+        Shapes differ, measured values are not finite, predicted ones infinite, no spot is predicted for all genes, or
+        names or folds do not fit.
+
+    Notes
+    -----
+    Ranks averaged over folds choose the highly predictable genes of TRIPLEX (Chung et al. 2024, CVPR).
+
+    Examples
+    --------
+    >>> stimg.metrics.gene_correlations([[0.0], [1.0]], [[0.2], [0.8]], genes=["ERBB2"])["pearson"]["ERBB2"]
+    1.0
+    """
+    measured, guess, kept = _predicted_spots(true, predicted)
+    if genes is not None and len(genes) != measured.shape[1]:
+        msg = f"Expected a name in `genes` for each of {measured.shape[1]} genes, found {len(genes)}."
+        raise ValueError(msg)
+    table = _by_gene(measured, guess, kept, folds)
+    return table if genes is None else table.set_axis(pd.Index(genes), axis=0)
+
+
+def expression_scores(true: Any, predicted: Any, *, folds: ArrayLike | None = None) -> dict[str, float]:
+    """Score expression predicted from images, over genes.
+
+    Parameters
+    ----------
+    true, predicted, folds
+        As for :func:`gene_correlations`. For scores beside those published on smoothed targets, pass the measured
+        values through :func:`smooth_expression`.
+
+    Returns
+    -------
+    dict
+        `pcc_f`, `pcc_s` and `pcc_m`: first quartile, median and mean over genes of Pearson's correlation (PixNet,
+        arXiv 2503.01347). `pcc_h`: its mean over the 50 genes with the best rank (TRIPLEX, Chung et al. 2024, CVPR);
+        optimistic, since the genes are chosen by the measured values of the test spots themselves. `mse` and `mae`
+        over all values, constant genes included. `n_genes` (with a correlation), `n_genes_constant` (measured or
+        predicted as constant: no correlation, left out of the four above, which are NaN if all are), `n_obs` (scored)
+        and `n_obs_missing` (with NaN in `predicted`, left out).
+
+    Raises
+    ------
+    ValueError
+        As of :func:`gene_correlations`.
+    """
+    measured, guess, kept = _predicted_spots(true, predicted)
+    table = _by_gene(measured, guess, kept, folds)
+    pearson = table["pearson"].dropna()
+    return {
+        "pcc_f": float(pearson.quantile(0.25)),
+        "pcc_s": float(pearson.median()),
+        "pcc_m": float(pearson.mean()),
+        "pcc_h": float(table.nsmallest(HIGHLY_PREDICTABLE, "rank")["pearson"].mean()),
+        "mse": float(table["mse"].mean()),
+        "mae": float(table["mae"].mean()),
+        "n_genes": int(pearson.size),
+        "n_genes_constant": int(table["constant"].sum()),
+        "n_obs": int(kept.sum()),
+        "n_obs_missing": int((~kept).sum()),
+    }
+
+
+def smooth_expression(values: Any, lattice: ArrayLike) -> Any:
+    """Average expression over the 3 x 3 neighbourhood on the array.
+
+    Figures published on HER2+ and other legacy ST slides are often those on such targets (TRIPLEX and others): they are
+    higher than on the measured values.
+
+    Parameters
+    ----------
+    values
+        Log-normalised expression of one section, dense or sparse, shape (n_obs, n_genes).
+    lattice
+        Row and column of every spot on a square array, integer, shape (n_obs, 2): `.obsm["lattice"]`, or the array
+        indices.
+
+    Returns
+    -------
+    numpy.ndarray or scipy.sparse.csr_array
+        float32, shape (n_obs, n_genes), sparse if `values` are: the mean of each spot and those of its eight
+        neighbours that exist.
+
+    Raises
+    ------
+    ValueError
+        Shapes do not fit, values are not finite, or spots share a site, as those of several sections do.
+    """
+    matrix, sites = as_matrix(values, "values"), as_sites(lattice, "lattice")
+    check_finite(matrix, "values")
+    if len(sites) != matrix.shape[0]:
+        msg = f"Expected a site in `lattice` for each of {matrix.shape[0]} rows of `values`, found {len(sites)}."
+        raise ValueError(msg)
+    if shared := len(sites) - len(np.unique(sites, axis=0)):
+        msg = (
+            f"Expected every spot on a site of its own in `lattice`, found {shared} on the site of another. Smooth one "
+            "section at a time, without duplicated spots."
+        )
+        raise ValueError(msg)
+    from scipy.spatial import cKDTree
+
+    first, second = cKDTree(sites).query_pairs(1.5, p=np.inf, output_type="ndarray").T
+    n_obs = len(sites)
+    links = sparse.coo_array((np.ones(len(first)), (first, second)), shape=(n_obs, n_obs)).tocsr()
+    links = links + links.T + sparse.eye_array(n_obs)
+    smoothed = sparse.diags_array(1 / links.sum(1)) @ links @ matrix
+    return sparse.csr_array(smoothed, dtype=np.float32) if sparse.issparse(matrix) else smoothed.astype(np.float32)
+
+
+def _predicted_spots(true: Any, predicted: Any) -> tuple[Any, Any, np.ndarray]:
+    """Return both matrices and, bool (n_obs,), the spots that are predicted for all genes."""
+    measured, guess = as_pair(true, predicted)
+    kept = np.ones(measured.shape[0], dtype=bool)
+    n_absent = 0
+    for start in range(0, measured.shape[1], GENES_AT_ONCE):
+        block = as_dense(guess[:, start : start + GENES_AT_ONCE])
+        if np.isinf(block).any():
+            msg = f"`predicted` has {int(np.isinf(block).sum())} infinite values. Remove or replace them."
+            raise ValueError(msg)
+        unknown = np.isnan(block)
+        kept &= ~unknown.any(1)
+        n_absent += int(unknown.all(0).sum())
+    if not kept.any():
+        msg = f"Expected spots in `predicted` with values of all genes, found NaN in each of {len(kept)}."
+        if 0 < n_absent < measured.shape[1]:
+            msg += f" {n_absent} of {measured.shape[1]} genes are NaN in every spot: leave them out of both."
+        raise ValueError(msg)
+    return measured, guess, kept
+
+
+def _by_gene(measured: Any, guess: Any, kept: np.ndarray, folds: ArrayLike | None) -> pd.DataFrame:
+    """Table of :func:`gene_correlations` over the kept spots, genes by their numbers."""
+    spots = _fold_rows(folds, kept)
+    in_folds, columns = [], []
+    for start in range(0, measured.shape[1], GENES_AT_ONCE):
+        block = slice(start, start + GENES_AT_ONCE)
+        x, y = as_dense(measured[:, block]), as_dense(guess[:, block])
+        in_folds.append([correlate(x[rows], y[rows], np.ones((len(rows), x.shape[1]), dtype=bool)) for rows in spots])
+        x, y = x[kept], y[kept]
+        columns.append([((y - x) ** 2).mean(0), np.abs(y - x).mean(0), x.mean(0), x.var(0)])
+    correlations = pd.DataFrame(np.concatenate(in_folds, axis=1))
+    pearson = correlations.mean()
+    rank = correlations.rank(axis=1, ascending=False, na_option="bottom").mean().where(pearson.notna())
+    summary = dict(zip(("mse", "mae", "mean", "variance"), np.concatenate(columns, axis=1), strict=True))
+    return pd.DataFrame({"pearson": pearson, "rank": rank, **summary, "constant": pearson.isna()})
+
+
+def _fold_rows(folds: ArrayLike | None, kept: np.ndarray) -> list[np.ndarray]:
+    """Kept rows of each fold."""
+    if folds is None:
+        return [np.flatnonzero(kept)]
+    labels = as_labels(folds, "folds")
+    check_same_length(labels, kept, "`folds` and the rows of `true`")
+    if missing := sum(label is None for label in labels):
+        msg = f"Expected a fold for every spot in `folds`, found {missing} missing. Give every spot one."
+        raise ValueError(msg)
+    return [np.flatnonzero(kept & (labels == fold)) for fold in dict.fromkeys(labels[kept])]

@@ -1,0 +1,150 @@
+"""One `.safetensors` file with weights and everything that is needed to use them again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialise
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from torch import Tensor
+
+FORMAT = 1
+METADATA_KEY = "stimg"
+KINDS = {
+    "patches": "weights of `stimg.tl.pretrain`, read by `stimg.models.Model.load`",
+    "expression": "weights of `stimg.tl.train_expression`, read by `stimg.models.ExpressionModel.load`",
+}
+
+
+def write_weights(
+    path: str | Path, content: dict[str, Any], tensors: Mapping[str, Tensor], *, overwrite: bool, half: bool
+) -> str:
+    """Write a file whole or not at all (beside its place, flushed, renamed); return its sha256.
+
+    Raises
+    ------
+    FileExistsError, NotADirectoryError, PermissionError
+        As `stimg.models.Model.save`.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        msg = f"Expected `path` in an existing folder, found {str(path)!r}. Create {str(path.parent)!r} first."
+        raise NotADirectoryError(msg)
+    if path.exists() and not overwrite:
+        msg = f"{str(path)!r} exists. Choose another `path` or pass `overwrite=True`."
+        raise FileExistsError(msg)
+    if not os.access(path.parent, os.W_OK):
+        msg = f"The folder {str(path.parent)!r} can not be written to. Choose another `path`."
+        raise PermissionError(msg)
+    dtype = torch.float16 if half else torch.float32
+    stored = {name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()}
+    data = serialise(stored, metadata={METADATA_KEY: json.dumps({"format": FORMAT, **content})})
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            Path(file.name).chmod(0o644)  # temporary files are for their owner alone
+            os.replace(file.name, path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_content(path: str | Path, kind: str) -> dict[str, Any]:
+    """Return a file's metadata, checked; no pickle is read and no code is run.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        The file is truncated, is no stimg model, has a newer format, or is one of another kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        msg = f"No weights file at {str(path)!r}. Give the path of a file that `save` wrote."
+        raise FileNotFoundError(msg)
+    with _opened(path) as file:
+        content = _parse_metadata(path, file.metadata() or {})
+    found = content.get("kind", "patches")
+    if found != kind:
+        msg = f"Expected {KINDS[kind]}, found in {str(path)!r} {KINDS.get(found, f'{found!r}')}."
+        raise ValueError(msg)
+    return content
+
+
+def read_tensors(path: str | Path, expected: dict[str, tuple[int, ...]]) -> tuple[dict[str, Tensor], str]:
+    """Read the tensors as float32, whose names and shapes are compared before; return them and the file's sha256."""
+    path = Path(path)
+    with _opened(path) as file:
+        _check_tensors(path, expected, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})
+        tensors = {name: file.get_tensor(name).float() for name in expected}
+    return tensors, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        msg = f"{str(path)!r} is truncated or is no safetensors file ({error}). Copy or download it again."
+        raise ValueError(msg) from error
+
+
+def _parse_metadata(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Decode and check the model's own entry of the file's metadata."""
+    if METADATA_KEY not in metadata:
+        msg = f"{str(path)!r} is a safetensors file but no stimg model: its metadata has no {METADATA_KEY!r} entry."
+        raise ValueError(msg)
+    try:
+        content = json.loads(metadata[METADATA_KEY])
+        version = int(content["format"])
+    except (ValueError, KeyError, TypeError) as error:
+        msg = f"The {METADATA_KEY!r} metadata of {str(path)!r} can not be read ({error}). The file is damaged."
+        raise ValueError(msg) from error
+    if version > FORMAT:
+        msg = f"{str(path)!r} has format {version}, this stimg reads up to {FORMAT}. Update stimg."
+        raise ValueError(msg)
+    if missing := {"config", "genes", "card", "history"} - set(content):
+        msg = f"The metadata of {str(path)!r} lacks {sorted(missing)}. The file is damaged."
+        raise ValueError(msg)
+    if not isinstance(content["card"], dict) or not isinstance(content["card"].get("labels", []), list):
+        msg = f"The card of {str(path)!r} can not be read. The file is damaged."
+        raise ValueError(msg)
+    return content
+
+
+def check_vocabulary(path: str | Path, content: dict[str, Any]) -> np.ndarray:
+    """Return the genes of a file's metadata, str (n_genes,), or refuse a vocabulary with a gene twice."""
+    genes = np.asarray(content["genes"], dtype=str)
+    if len(np.unique(genes)) < len(genes):
+        msg = f"The vocabulary of {str(path)!r} has a gene twice. The file is damaged."
+        raise ValueError(msg)
+    return genes
+
+
+def _check_tensors(path: Path, expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> None:
+    """Compare names and shapes before anything is read."""
+    if expected == found:
+        return
+    wrong = [name for name in expected if name in found and found[name] != expected[name]]
+    msg = (
+        f"The tensors of {str(path)!r} do not fit its configuration: missing {sorted(set(expected) - set(found))[:3]}, "
+        f"unexpected {sorted(set(found) - set(expected))[:3]}, wrong shape {wrong[:3]}. The file is damaged."
+    )
+    raise ValueError(msg)

@@ -1,0 +1,243 @@
+"""From an H&E image to a dense expression map."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stimg.nn._encoder import ChannelNorm, ConvEncoder
+
+Aggregation = Literal["sum", "mean"]
+MAP_STRIDE = 4
+COARSEST_STRIDE = 32
+
+
+@dataclass(frozen=True)
+class DenseConfig:
+    """Sizes of the dense network and the settings it is trained with.
+
+    Parameters
+    ----------
+    dim
+        Channels of the dense map before the gene head.
+    aggregation
+        How the map is read inside a spot: its `"mean"` over the spot's area, or its `"sum"` in units of the training
+        spots' area, as PixNet has it.
+    pearson_loss
+        Weight of one minus the correlation over the batch beside the mean squared error (PixNet: 0.5).
+    n_programs
+        Principal gene programs of the training spots that start the gene head; 0 for a random one.
+    group_sizes
+        Spots are trained on singly and, where counts can be summed, in groups within so many pitches; each entry is a
+        radius, drawn with equal probability.
+    dropout
+        Share of the map's channels that is hidden at each training step.
+    colour_jitter
+        Standard deviation of random changes of each channel's optical density.
+    learning_rate, weight_decay, warmup
+        AdamW with linear warm-up over this share of the steps, then cosine decay.
+    batch_size
+        Crops a step.
+    """
+
+    dim: int = 64
+    aggregation: Aggregation = "mean"
+    pearson_loss: float = 0.5
+    n_programs: int = 32
+    group_sizes: tuple[float, ...] = (0.0, 1.1)
+    dropout: float = 0.2
+    colour_jitter: float = 0.1
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.1
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        if self.aggregation not in ("sum", "mean"):
+            msg = f"Expected `aggregation` to be 'sum' or 'mean', found {self.aggregation!r}."
+            raise ValueError(msg)
+        if not self.group_sizes or min(self.group_sizes) < 0:
+            msg = f"Expected `group_sizes` of at least one radius of 0 or more, found {self.group_sizes}."
+            raise ValueError(msg)
+        if not 0 <= self.dropout < 1:
+            msg = f"Expected `dropout` in [0, 1), found {self.dropout}."
+            raise ValueError(msg)
+        if self.n_programs > self.dim:
+            msg = f"Expected `n_programs` of at most `dim`={self.dim}, found {self.n_programs}."
+            raise ValueError(msg)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a plain dictionary (JSON-serialisable)."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> DenseConfig:
+        """Build a configuration from `to_dict`'s result; unknown fields are an error."""
+        known = {field.name for field in fields(cls)}
+        if unknown := set(values) - known:
+            msg = f"Unknown configuration fields {sorted(unknown)}; known are {sorted(known)}."
+            raise ValueError(msg)
+        return cls(**{**values, "group_sizes": tuple(values.get("group_sizes", cls.group_sizes))})
+
+
+class FusionBlock(nn.Module):
+    """Refine the encoder's map of a level and mix it with the coarser level's by attention between the two.
+
+    After PixNet's separable attention fusion (arXiv 2503.01347): depthwise convolution with SiLU, norm and residual;
+    queries, keys and values by 1 x 1 convolutions. Here each pixel attends over its two sources (the level's own
+    feature and what comes from below), with several heads, instead of over all pixels: no seam between windows, and
+    time that grows with the area alone.
+    """
+
+    heads = 4
+
+    def __init__(self, skip_channels: int, dim: int) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(skip_channels, dim, 1)
+        self.refine = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        self.norm = ChannelNorm(dim)
+        self.sources = nn.ModuleList([ChannelNorm(dim), ChannelNorm(dim)])
+        self.query = nn.Conv2d(2 * dim, dim, 1)
+        self.key_values = nn.ModuleList([nn.Conv2d(dim, 2 * dim, 1), nn.Conv2d(dim, 2 * dim, 1)])
+        self.leave = nn.Conv2d(dim, dim, 1)
+
+    def forward(self, skip: Tensor, below: Tensor) -> Tensor:
+        """Mix (n, skip_channels, h, w) with (n, dim, h, w)."""
+        skip = self.enter(skip)
+        skip = skip + self.norm(F.silu(self.refine(skip)))
+        sources = [norm(x) for norm, x in zip(self.sources, (skip, below), strict=True)]
+        query = self.query(torch.cat(sources, 1)).unflatten(1, (self.heads, -1))
+        pairs = [layer(x).chunk(2, 1) for layer, x in zip(self.key_values, sources, strict=True)]
+        keys = torch.stack([key.unflatten(1, (self.heads, -1)) for key, _ in pairs])
+        values = torch.stack([value.unflatten(1, (self.heads, -1)) for _, value in pairs])
+        scores = (query * keys).sum(3, keepdim=True) * keys.shape[3] ** -0.5
+        mixed = (scores.softmax(0) * values).sum(0).flatten(1, 2)
+        return skip + below + self.leave(mixed)
+
+
+class Upsample(nn.Module):
+    """Twice the resolution: depth-to-space in the deep levels, bilinear in the shallow ones (PixNet)."""
+
+    def __init__(self, dim: int, *, deep: bool) -> None:
+        super().__init__()
+        self.deep = deep
+        self.mix = nn.Conv2d(dim, 4 * dim if deep else dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Enlarge (n, dim, h, w) to (n, dim, 2 h, 2 w)."""
+        if self.deep:
+            return F.pixel_shuffle(self.mix(x), 2)
+        return F.interpolate(self.mix(x), scale_factor=2, mode="bilinear", align_corners=False)
+
+
+class DenseNetwork(nn.Module):
+    """Encoder pyramid, decoder to a map at a quarter of the image's resolution, and a gene-indexed head.
+
+    The head is linear, so that a spot's expression is the head applied to the mean of the map's channels over the
+    spot: maps of all genes are only made when they are asked for.
+
+    Parameters
+    ----------
+    config
+        Sizes.
+    n_genes
+        Rows of the gene head.
+    encoder
+        `ConvEncoder`, or another module with `channels`, `strides` and a pyramid.
+    """
+
+    def __init__(self, config: DenseConfig, n_genes: int, encoder: nn.Module | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = ConvEncoder() if encoder is None else encoder
+        dim = config.dim
+        channels: Any = self.encoder.channels
+        self.levels = (4, 8, 16, 32)
+        nearest = [min(range(len(channels)), key=lambda i: abs(self.encoder.strides[i] - s)) for s in self.levels]  # type: ignore[index, operator]
+        self.taken = nearest
+        self.bottom = nn.Conv2d(channels[nearest[-1]], dim, 1)
+        self.fusions = nn.ModuleList([FusionBlock(channels[i], dim) for i in nearest[:-1]])
+        self.upsamples = nn.ModuleList([Upsample(dim, deep=level >= 2) for level in range(1, len(self.levels))])
+        self.norm = ChannelNorm(dim)
+        self.hidden = nn.Sequential(nn.Conv2d(dim, 2 * dim, 1), nn.GELU(), nn.Conv2d(2 * dim, dim, 1))
+        self.dropout = nn.Dropout1d(config.dropout)
+        self.head = nn.Linear(dim, n_genes)
+        nn.init.normal_(self.head.weight, std=dim**-0.5)
+        nn.init.zeros_(self.head.bias)
+        self.register_buffer("gene_mean", torch.zeros(n_genes))
+        self.register_buffer("gene_sd", torch.ones(n_genes))
+        self.gene_mean: Tensor
+        self.gene_sd: Tensor
+
+    def start_from_programs(self, mean: Tensor, sd: Tensor, programs: Tensor) -> None:
+        """Set the genes' mean and deviation (n_genes,), and the first columns of the head to programs (n, n_genes)."""
+        self.gene_mean.copy_(mean)
+        self.gene_sd.copy_(sd)
+        if len(programs):
+            with torch.no_grad():
+                self.head.weight.zero_()
+                self.head.weight[:, : len(programs)] = programs.T
+
+    def features(self, images: Tensor) -> Tensor:
+        """Channels of the dense map.
+
+        Parameters
+        ----------
+        images
+            uint8 (n, 3, height, width), sides multiples of 32; or float in [0, 1].
+
+        Returns
+        -------
+        Tensor
+            float32 (n, dim, height / 4, width / 4).
+        """
+        images = images.float() / 255 if images.dtype == torch.uint8 else images
+        pyramid = self.encoder(images)
+        height, width = images.shape[-2:]
+
+        def level(i: int) -> Tensor:
+            size = (height // self.levels[i], width // self.levels[i])
+            found = pyramid[self.taken[i]]
+            if found.shape[-2:] == size:
+                return found
+            return F.interpolate(found, size, mode="bilinear", align_corners=False)
+
+        x = self.bottom(level(len(self.levels) - 1))
+        for i in reversed(range(len(self.levels) - 1)):
+            x = self.fusions[i](level(i), self.upsamples[i](x))
+        return self.hidden(self.norm(x))
+
+    def read(self, features: Tensor, footprints: Tensor) -> Tensor:
+        """Standardised expression of shapes.
+
+        Parameters
+        ----------
+        features
+            From `features`, shape (n, dim, h, w).
+        footprints
+            Sparse, shape (n_shapes, n * h * w): weight of each pixel of the map in each shape. Rows of weights that
+            sum to one give the mean, areas over the area of a training spot the sum.
+
+        Returns
+        -------
+        Tensor
+            float32 (n_shapes, n_genes).
+        """
+        inside = torch.sparse.mm(footprints, features.movedim(1, -1).flatten(0, 2))
+        total = torch.sparse.sum(footprints, 1).to_dense().unsqueeze(1)
+        inside = self.dropout(inside.unsqueeze(2)).squeeze(2)
+        return F.linear(inside, self.head.weight) + total * self.head.bias
+
+    def expression(self, standardised: Tensor, genes: Tensor | slice = slice(None)) -> Tensor:
+        """Log-normalised expression (n, n_genes) from standardised values of these genes."""
+        return standardised * self.gene_sd[genes] + self.gene_mean[genes]
+
+    def gene_map(self, features: Tensor, genes: Tensor) -> Tensor:
+        """Dense log-normalised maps of some genes, float32 (n, len(genes), h, w)."""
+        maps = torch.einsum("ndhw,gd->nghw", features, self.head.weight[genes])
+        maps = maps + self.head.bias[genes, None, None]
+        return maps * self.gene_sd[genes, None, None] + self.gene_mean[genes, None, None]

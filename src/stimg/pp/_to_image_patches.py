@@ -1,0 +1,242 @@
+"""From slides with H&E to a dataset of crops and the spots inside them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from stimg import _keys
+from stimg._resolve import resolve_table
+from stimg._slide import log_normalise
+from stimg._validators import check_expression, check_positive_int, check_var_unique, get_layer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+    from stimg.pp._image_patch_dataset import ImagePatchDataset, ImageSlide
+    from stimg.pp._image_slide import ImagePlace
+
+TARGET_SUM = 1e4
+
+
+def to_image_patches(
+    slides: AnnData | SpatialData | Sequence[AnnData | SpatialData],
+    images: Any = None,
+    *,
+    mpp: float = 2.0,
+    size: int = 256,
+    stride: int | None = None,
+    genes: Sequence[str] | None = None,
+    n_genes: int = 250,
+    image_mpp: float | None = None,
+    diameter_um: float | None = None,
+    stain_normalise: bool = True,
+    augment: bool = True,
+    names: Sequence[str] | None = None,
+    layer: str | None = None,
+    spatial_key: str = _keys.SPATIAL,
+    library_id: str | None = None,
+    image_key: str | None = None,
+    table_key: str | None = None,
+    rng: int | np.random.Generator | None = 0,
+) -> ImagePatchDataset:
+    """Crop H&E images into squares, each with the spots inside it and their expression.
+
+    Everything is in micrometres: images are brought to one resolution, so that slides of different scanners and
+    platforms may be mixed. Images are read when crops are asked for; TIFF pyramids are streamed.
+
+    Parameters
+    ----------
+    slides
+        One slide or several, with raw counts. They are not changed.
+    images
+        One image a slide, whose pixels are the units of `.obsm[spatial_key]`: a path (PNG, JPEG, TIFF, OME-TIFF) or an
+        array. By default the largest in `.uns["spatial"]`, or the image `image_key` of a `SpatialData`, on which the
+        spots are placed by their shapes and all transformations.
+    mpp
+        Micrometres per pixel of the crops.
+    size
+        Side of a crop in pixels, a multiple of 32 for the bundled network.
+    stride
+        Pixels between neighbouring crops; by default `size` less twice a spot's diameter, so that every spot is whole
+        in some crop.
+    genes
+        Genes to predict. Those that a slide lacks are left out of its loss.
+    n_genes
+        Without `genes`: so many genes that all slides have, with the highest mean of log-normalised expression over all
+        spots (as PixNet, arXiv 2503.01347).
+    image_mpp
+        Micrometres per pixel of the images; by default those in a TIFF file, or from the pitch that
+        :func:`stimg.pp.to_lattice` recorded.
+    diameter_um
+        Diameter of the spots; by default `spot_diameter_fullres` of the scale factors.
+    stain_normalise
+        Bring each slide's colours to a reference: mean and deviation of the optical density of tissue.
+    augment
+        Jitter crops by up to half a stride, flip and turn them.
+    names
+        One name a slide. By default `slide0`, `slide1`, ...
+    layer
+        Layer with raw counts; `.X` by default.
+    spatial_key, library_id, image_key, table_key
+        Where coordinates, images and the table of a `SpatialData` are.
+    rng
+        Seed or generator of the augmentation.
+
+    Returns
+    -------
+    ImagePatchDataset
+        A map-style torch dataset. Targets are counts per 10,000 of all genes of the slide, log1p.
+
+    Raises
+    ------
+    KeyError
+        Coordinates, image, scale factor or genes are missing.
+    ValueError
+        Bad numbers; expression that is no raw counts; resolution or diameter unknown; an image too coarse for `mpp`, or
+        whose tissue is not where the spots are; no spot whole inside any crop.
+    OSError
+        An image file is damaged.
+
+    Examples
+    --------
+    >>> slide = stimg.datasets.her2st("A1")
+    >>> stimg.pp.to_lattice(slide, platform="st")
+    >>> stimg.pp.to_image_patches(slide, "A1_HE.jpg")
+    """
+    from stimg.pp._image_patch_dataset import ImagePatchDataset
+    from stimg.pp._image_slide import read_image_slide
+
+    check_positive_int("size", size)
+    check_positive_int("n_genes", n_genes)
+    if stride is not None:
+        check_positive_int("stride", stride)
+    if not mpp > 0:
+        msg = f"Expected `mpp` above 0, found {mpp}."
+        raise ValueError(msg)
+    given = list(slides) if isinstance(slides, list | tuple) else [slides]
+    if not given:
+        msg = "Expected at least one slide in `slides`, found an empty list."
+        raise ValueError(msg)
+    sources = _one_a_slide("images", images, len(given), several=isinstance(slides, list | tuple))
+    named = _one_a_slide("names", names, len(given), several=True)
+    named = [f"slide{i}" if name is None else str(name) for i, name in enumerate(named)]
+    tables = [resolve_table(slide, table_key) for slide in given]
+    for table in tables:
+        check_var_unique(table)
+    counts = [
+        check_expression(get_layer(table, layer), "counts", name=f"layers[{layer!r}]" if layer else "X")
+        for table in tables
+    ]
+    chosen = _choose_genes(tables, counts, genes, n_genes)
+    where: dict[str, Any] = {
+        "spatial_key": spatial_key,
+        "library_id": library_id,
+        "image_key": image_key,
+        "table_key": table_key,
+        "image_mpp": image_mpp,
+        "diameter_um": diameter_um,
+    }
+    read = [
+        _image_slide(
+            table,
+            matrix,
+            chosen,
+            name,
+            read_image_slide(slide, source, mpp=mpp, name=name, **where),
+        )
+        for slide, table, matrix, source, name in zip(given, tables, counts, sources, named, strict=True)
+    ]
+    largest = max(slide.diameter_um for slide in read) / mpp
+    if largest >= size:
+        msg = f"Expected crops larger than a spot, found `size`={size} pixels and spots of {largest:.0f}. Raise `size`."
+        raise ValueError(msg)
+    dataset = ImagePatchDataset(
+        read,
+        genes=chosen,
+        mpp=float(mpp),
+        size=size,
+        stride=max(1, int(size - 2 * largest), size // 4) if stride is None else stride,
+        stain_normalise=stain_normalise,
+        augment=augment,
+        target_sum=TARGET_SUM,
+        seed=int(np.random.default_rng(rng).integers(2**31)),
+    )
+    if not len(dataset):
+        msg = f"No spot lies wholly inside any crop of {size} pixels at {mpp:g} um. Raise `size`."
+        raise ValueError(msg)
+    return dataset
+
+
+def _one_a_slide(argument: str, values: Any, n_slides: int, *, several: bool) -> list[Any]:
+    """Return one value a slide, `None` where nothing is given."""
+    if values is None:
+        return [None] * n_slides
+    if not several:
+        return [values]
+    if isinstance(values, str) or not isinstance(values, list | tuple) or len(values) != n_slides:
+        found = len(values) if isinstance(values, list | tuple) else type(values).__name__
+        msg = f"Expected a list with one of `{argument}` a slide: {n_slides} slides, found {found}."
+        raise ValueError(msg)
+    return list(values)
+
+
+def _choose_genes(
+    tables: list[AnnData], counts: list[sparse.csr_array], genes: Sequence[str] | None, n_genes: int
+) -> np.ndarray:
+    """Names of the genes, str (n_genes,)."""
+    if genes is not None:
+        chosen = np.asarray(list(genes), dtype=str)
+        if len(set(chosen)) < len(chosen) or not len(chosen):
+            msg = f"Expected `genes` without duplicates, found {len(chosen)}, {len(set(chosen))} of them different."
+            raise ValueError(msg)
+        known = set().union(*(table.var_names for table in tables))
+        if absent := [gene for gene in chosen if gene not in known]:
+            msg = f"{len(absent)} of `genes` are in no slide ({absent[:3]}, ...). Check identifiers and species."
+            raise KeyError(msg)
+        return chosen
+    shared = tables[0].var_names
+    for table in tables[1:]:
+        shared = shared[shared.isin(table.var_names)]
+    if not len(shared):
+        msg = "No gene is in all of `slides`. Name the `genes` to predict."
+        raise KeyError(msg)
+    total = np.zeros(len(shared))
+    for table, matrix in zip(tables, counts, strict=True):
+        total += np.asarray(log_normalise(matrix, TARGET_SUM).sum(0)).ravel()[table.var_names.get_indexer(shared)]
+    return shared.to_numpy().astype(str)[np.argsort(-total, kind="stable")[:n_genes]]
+
+
+def _image_slide(
+    table: AnnData, matrix: sparse.csr_array, genes: np.ndarray, name: str, place: ImagePlace
+) -> ImageSlide:
+    """Spots of one slide that have counts and lie wholly on the image."""
+    from stimg.pp._image_patch_dataset import ImageSlide
+
+    totals = np.asarray(matrix.sum(1), dtype=np.float64).ravel()
+    edge = place.diameter_um / 2
+    size = np.array(place.image.shape) * place.image.mpp
+    whole = ((place.centres >= edge) & (place.centres <= size - edge)).all(1)
+    index = np.flatnonzero((totals > 0) & whole)
+    columns = table.var_names.get_indexer(pd.Index(genes))
+    found = np.flatnonzero(columns >= 0)
+    counts = sparse.csc_array(matrix[index])[:, columns[found]]
+    widen = sparse.csr_array((np.ones(len(found)), (np.arange(len(found)), found)), shape=(len(found), len(genes)))
+    targets = np.full((len(index), len(genes)), np.nan, dtype=np.float32)
+    targets[:, found] = log_normalise(matrix[index], TARGET_SUM)[:, columns[found]].toarray()
+    return ImageSlide(
+        name=name,
+        image=place.image,
+        centres=place.centres[index],
+        diameter_um=place.diameter_um,
+        counts=sparse.csr_array(counts @ widen, dtype=np.float32),
+        totals=totals[index],
+        targets=targets,
+        obs_index=index,
+    )

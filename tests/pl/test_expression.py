@@ -1,0 +1,103 @@
+"""Figures of expression predicted from H&E."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+import stimg
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def slide():
+    """A slide with a prediction and a dense map, as `predict_expression` leaves them."""
+    slide = stimg.datasets.synthetic_histology(n_rows=4, n_cols=5, n_genes=4)
+    stimg.pp.to_lattice(slide, platform="st")
+    values = np.random.default_rng(0).random(slide.shape).astype(np.float32)
+    values[:, 3] = np.nan
+    slide.layers["stimg_image"] = values
+    slide.uns["stimg"]["predict_expression"] = {"target_sum": 1e4, "unit": "log1p(counts per 10,000)"}
+    return slide
+
+
+def test_panels_of_a_gene_share_a_scale(slide):
+    axes = stimg.pl.expression_map(slide, ["Gene0", "Gene1"])
+    assert axes.shape == (2, 3)
+    for panels, gene in zip(axes, ("Gene0", "Gene1"), strict=True):
+        measured, predicted = (ax.collections[0] for ax in panels[1:])
+        assert measured.get_clim() == predicted.get_clim()
+        assert np.allclose(predicted.get_array(), slide[:, gene].layers["stimg_image"].ravel())
+        assert gene in panels[1].get_title()
+    assert len(axes[0, 0].images) == 1
+
+
+def test_the_map_lies_where_its_transform_says(slide):
+    transform = np.array([[4.0, 0, 40.0], [0, 4.0, 80.0], [0, 0, 1]])
+    dense = {"genes": np.array(["Gene1"]), "map": np.ones((1, 30, 20), np.float32), "transform": transform}
+    slide.uns["stimg"]["expression_map"] = dense
+    axes = stimg.pl.expression_map(slide, ["Gene0", "Gene1"])
+    assert axes.shape == (2, 4)
+    assert not axes[0, 3].images
+    assert axes[1, 3].images[0].get_extent() == [40, 120, 200, 80]
+
+
+def test_an_image_can_be_given(slide):
+    slide.uns["spatial"]["histology"]["images"] = {}
+    assert not stimg.pl.expression_map(slide, "Gene0")[0, 0].images
+    image = np.zeros((50, 60, 3), np.uint8)
+    drawn = stimg.pl.expression_map(slide, "Gene0", image=image, image_scale=0.1)[0, 0].images[0]
+    assert drawn.get_extent() == [0, 600, 500, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"genes": "Unheard"}, KeyError, "Unheard"),
+        ({"genes": []}, ValueError, "genes"),
+        ({"genes": "Gene3"}, ValueError, "does not predict"),
+        ({"genes": "Gene0", "layer": "absent"}, KeyError, "predict_expression"),
+        ({"genes": "Gene0", "measured_layer": "stimg_image"}, ValueError, "NaN"),
+    ],
+)
+def test_bad_input_of_maps(slide, options, error, message):
+    with pytest.raises(error, match=message):
+        stimg.pl.expression_map(slide, **options)
+    assert not plt.get_fignums()
+
+
+@pytest.fixture
+def table():
+    rng = np.random.default_rng(0)
+    true = rng.random((40, 30))
+    true[:, 4] = 1
+    guess = true + rng.normal(0, np.linspace(0.1, 3, 30), (40, 30))
+    return stimg.metrics.gene_correlations(true, guess, genes=[f"Gene{i}" for i in range(30)])
+
+
+def test_genes_are_ranked_and_the_extremes_named(table):
+    ax = stimg.pl.gene_correlation(table, n_labels=3)
+    points = ax.collections[0].get_offsets()
+    assert len(points) == 29
+    assert (np.diff(points[:, 1]) <= 0).all()
+    ordered = table["pearson"].dropna().sort_values(ascending=False).index
+    assert {text.get_text() for text in ax.texts} == {*ordered[:3], *ordered[-3:]}
+    assert "1 constant" in ax.get_xlabel()
+    low, high = ax.get_ylim()
+    assert low < points[:, 1].min() and points[:, 1].max() < high
+
+
+def test_bad_input_of_ranks(table):
+    with pytest.raises(TypeError, match="gene_correlations"):
+        stimg.pl.gene_correlation([0.1])
+    with pytest.raises(KeyError, match="pearson"):
+        stimg.pl.gene_correlation(pd.DataFrame({"x": [1]}))
+    with pytest.raises(ValueError, match="n_labels"):
+        stimg.pl.gene_correlation(table, n_labels=-1)
+    with pytest.raises(ValueError, match="correlation"):
+        stimg.pl.gene_correlation(table.assign(pearson=np.nan))

@@ -1,0 +1,50 @@
+"""Loss, groups and colours of training on H&E."""
+
+import numpy as np
+import torch
+
+from stimg.tl._expression_training import jitter_colours, log_normalised_sums, neighbours, spot_loss
+
+
+def test_loss_is_the_error_and_one_minus_pearson():
+    rng = np.random.default_rng(0)
+    predicted, truth = rng.normal(size=(2, 20, 5)).astype(np.float32)
+    pearson = np.mean([np.corrcoef(predicted[:, g], truth[:, g])[0, 1] for g in range(5)])
+    found = spot_loss(torch.from_numpy(predicted), torch.from_numpy(truth), 0.5)
+    assert np.isclose(found, ((predicted - truth) ** 2).mean() + 0.5 * (1 - pearson), atol=1e-5)
+
+
+def test_genes_that_were_not_measured_are_left_out():
+    rng = np.random.default_rng(0)
+    predicted, truth = torch.from_numpy(rng.normal(size=(2, 20, 5)).astype(np.float32))
+    expected = spot_loss(predicted[:, :3], truth[:, :3], 0.5)
+    truth[:, 3:] = torch.nan
+    predicted.requires_grad_()
+    found = spot_loss(predicted, truth, 0.5)
+    assert torch.isclose(found, expected)
+    found.backward()
+    assert torch.isfinite(predicted.grad).all()
+    assert not predicted.grad[:, 3:].any()
+
+
+def test_neighbours_are_of_the_same_crop():
+    places = np.array([[0.0, 0.0], [0.0, 1.0], [0.0, 3.0], [0.0, 1.0]])
+    found = neighbours(places, np.array([0, 0, 0, 1]), np.full(4, 1.5)).toarray()
+    assert np.array_equal(found, [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+
+
+def test_groups_sum_counts_before_the_logarithm():
+    counts, totals = np.array([[1.0, 0.0], [3.0, 2.0], [0.0, 0.0]]), np.array([10.0, 30.0, 0.0])
+    members = neighbours(np.array([[0.0, 0.0], [0.0, 1.0], [9.0, 9.0]]), np.zeros(3), np.full(3, 2.0))
+    found = log_normalised_sums(members, counts, totals, 100)
+    assert np.allclose(found[0], np.log1p([10, 5]))
+    assert np.array_equal(found[2], [0, 0])
+
+
+def test_colours_change_alike_for_a_seed_and_stay_in_range():
+    images = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    first, second = (jitter_colours(images, 0.2, torch.Generator().manual_seed(5)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert 0 <= first.min() <= first.max() <= 1
+    assert not torch.allclose(first, images / 255)
+    assert torch.equal(jitter_colours(images, 0, torch.Generator()), images / 255)

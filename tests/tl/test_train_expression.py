@@ -1,0 +1,184 @@
+"""From H&E to expression, end to end."""
+
+import numpy as np
+import pytest
+import shapely
+import torch
+from torch import nn
+
+import stimg
+from stimg.models import ExpressionModel, Model
+from stimg.nn import DenseConfig
+
+CONFIG = DenseConfig(dim=16, n_programs=4, batch_size=4)
+KEY = "stimg_image"
+
+
+@pytest.fixture(scope="module")
+def clean():
+    slide = stimg.datasets.synthetic_histology(n_rows=5, n_cols=6, n_genes=9)
+    stimg.pp.to_lattice(slide, platform="st")
+    return slide
+
+
+@pytest.fixture
+def slide(clean):
+    return clean.copy()
+
+
+@pytest.fixture(scope="module")
+def patches(clean):
+    return stimg.pp.to_image_patches(clean, size=160, names=["tumour"])
+
+
+def train(patches, **options):
+    return stimg.tl.train_expression(patches, CONFIG, **({"max_epochs": 1, "device": "cpu"} | options))
+
+
+@pytest.fixture(scope="module")
+def model(patches):
+    with stimg.settings.override(progress=False):
+        return train(patches, max_epochs=2)
+
+
+def test_the_same_seed_gives_the_same_weights(patches):
+    first, second, other = train(patches), train(patches), train(patches, rng=1)
+    assert torch.equal(first.network.head.weight, second.network.head.weight)
+    assert not torch.equal(first.network.head.weight, other.network.head.weight)
+
+
+def test_card_and_history(model):
+    assert model.card["slides"] == ["tumour"]
+    assert model.card["n_spots"] == 30
+    assert model.card["diameter_um"] == pytest.approx(100)
+    assert list(model.history["epoch"]) == [0, 1]
+    assert np.isfinite(model.history["val_loss"]).all()
+    assert "tumour" in repr(model)
+
+
+def test_training_learns(clean):
+    patches = stimg.pp.to_image_patches(clean, size=160)
+    found = train(patches, max_epochs=8, val_fraction=0).history["train_loss"]
+    assert found.iloc[-3:].mean() < 0.9 * found.iloc[0]
+
+
+def test_a_saved_model_predicts_the_same(model, slide, tmp_path):
+    model.save(tmp_path / "x.safetensors")
+    stimg.tl.predict_expression(slide, model)
+    other = slide.copy()
+    stimg.tl.predict_expression(other, tmp_path / "x.safetensors")
+    assert np.allclose(slide.layers[KEY], other.layers[KEY], atol=1e-6)
+    with pytest.raises(ValueError, match="train_expression"):
+        Model.load(tmp_path / "x.safetensors")
+    assert other.uns["stimg"]["predict_expression"]["sha256"] == model.sha256
+
+
+def test_a_spot_is_the_mean_of_the_dense_map(model, slide):
+    stimg.tl.predict_expression(slide, model, dense=["Gene2", "Gene5"])
+    found = slide.uns["stimg"]["expression_map"]
+    height, width = found["map"].shape[1:]
+    rows, cols = np.mgrid[:height, :width] + 0.5
+    x, y, _ = found["transform"] @ np.stack([cols.ravel(), rows.ravel(), np.ones(rows.size)])
+    for spot in (0, 17, 29):
+        inside = (x - slide.obsm["spatial"][spot, 0]) ** 2 + (y - slide.obsm["spatial"][spot, 1]) ** 2 < 25**2
+        for gene, values in zip(found["genes"], found["map"], strict=True):
+            expected = values.ravel()[inside].mean()
+            assert slide[spot, gene].layers[KEY][0, 0] == pytest.approx(expected, abs=0.1)
+
+
+def test_cells_of_any_shape(model, slide):
+    circles = [shapely.Point(*xy).buffer(25, quad_segs=64) for xy in slide.obsm["spatial"]]
+    stimg.tl.predict_expression(slide, model, shapes=circles, key_added="polygons")
+    stimg.tl.predict_expression(slide, model)
+    stimg.tl.predict_expression(slide, model, diameter_um=20, key_added="small")
+    assert np.allclose(slide.layers["polygons"], slide.layers[KEY], atol=1e-3)
+    assert not np.allclose(slide.layers["small"], slide.layers[KEY], atol=1e-2)
+
+
+def test_a_turned_slide_gets_the_same_prediction(model, slide):
+    size = slide.uns["spatial"]["histology"]["images"]["hires"].shape[0]
+    turned = slide.copy()
+    entry = turned.uns["spatial"]["histology"]["images"]
+    entry["hires"] = entry["hires"][::-1].copy()
+    turned.obsm["spatial"][:, 1] = size - turned.obsm["spatial"][:, 1]
+    for one in (slide, turned):
+        stimg.tl.predict_expression(one, model)
+    assert np.corrcoef(slide.layers[KEY].ravel(), turned.layers[KEY].ravel())[0, 1] > 0.99
+
+
+def test_genes_and_places_that_are_not_known_are_nan(model, slide):
+    wider = slide.copy()
+    wider.var_names = [f"Other{i}" if i < 2 else name for i, name in enumerate(wider.var_names)]
+    wider.obsm["spatial"][0] = -500
+    with pytest.warns(UserWarning, match="1 of 30"):
+        stimg.tl.predict_expression(wider, model)
+    assert np.isnan(wider.layers[KEY][:, :2]).all()
+    assert np.isnan(wider.layers[KEY][0]).all()
+    assert np.isfinite(wider.layers[KEY][1:, 2:]).all()
+
+
+def test_a_copy_leaves_the_slide_alone(model, slide):
+    changed = stimg.tl.predict_expression(slide, model, copy=True, symmetric=False)
+    assert KEY in changed.layers and KEY not in slide.layers
+
+
+def test_an_encoder_of_others(patches, slide, tmp_path):
+    torch.manual_seed(0)
+    encoder = nn.Conv2d(3, 8, 16, 16)
+    found = train(patches, encoder=encoder)
+    assert found.card["encoder"] == "Conv2d"
+    found.save(tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match="`encoder`"):
+        ExpressionModel.load(tmp_path / "x.safetensors")
+    again = ExpressionModel.load(tmp_path / "x.safetensors", encoder=encoder)
+    other = slide.copy()
+    stimg.tl.predict_expression(slide, found)
+    stimg.tl.predict_expression(other, again)
+    assert np.allclose(slide.layers[KEY], other.layers[KEY], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"val_fraction": 1.0}, "val_fraction"),
+        ({"early_stopping": 3, "val_fraction": 0}, "early_stopping"),
+        ({"max_epochs": 0}, "max_epochs"),
+        ({"device": "abacus"}, "device"),
+    ],
+)
+def test_bad_arguments_of_training(patches, options, message):
+    with pytest.raises(ValueError, match=message):
+        train(patches, **options)
+
+
+def test_encoders_for_another_resolution_are_refused(patches):
+    encoder = nn.Conv2d(3, 8, 16, 16)
+    encoder.mpp = 0.5
+    with pytest.raises(ValueError, match="0.5 micrometres per pixel"):
+        train(patches, encoder=encoder)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"dense": ["Unheard"]}, KeyError, "Unheard"),
+        ({"dense": "Gene1"}, KeyError, "list of genes"),
+        ({"diameter_um": -1}, ValueError, "diameter_um"),
+        ({"shapes": [shapely.Point(0, 0)]}, ValueError, "shapes"),
+        ({"image": "absent.png"}, FileNotFoundError, "absent"),
+        ({"image_mpp": 40.0}, ValueError, "preview"),
+    ],
+)
+def test_bad_arguments_of_prediction(model, slide, options, error, message):
+    before = set(slide.layers), dict(slide.uns["stimg"])
+    with pytest.raises(error, match=message):
+        stimg.tl.predict_expression(slide, model, **options)
+    assert (set(slide.layers), dict(slide.uns["stimg"])) == before
+
+
+def test_no_gene_in_common(model, slide):
+    slide.var_names = [f"Other{i}" for i in range(slide.n_vars)]
+    with pytest.raises(ValueError, match="None of the model's 9 genes"):
+        stimg.tl.predict_expression(slide, model)
+    with pytest.raises(TypeError, match="ExpressionModel"):
+        stimg.tl.predict_expression(slide, 3)
