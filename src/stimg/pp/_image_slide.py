@@ -206,9 +206,8 @@ def _from_spatialdata(
     centres = places.loc[table.obs[attributes["instance_key"]], ["x", "y"]].to_numpy()
     scale = float(np.sqrt(abs(np.linalg.det((to_pixels @ shape_matrix)[:2, :2]))))
     diameter = 2 * float(np.median(shapes["radius"])) * scale if "radius" in shapes else None
-    levels = (
-        [next(iter(node.values())).data for node in image.values()] if isinstance(image, DataTree) else [image.data]
-    )
+    nodes: list[Any] = list(image.children.values()) if isinstance(image, DataTree) else []
+    levels = [node.ds["image"].data for node in nodes] or [image.data]
     return centres @ to_pixels[:2, :2].T + to_pixels[:2, 2], diameter, levels
 
 
