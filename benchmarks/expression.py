@@ -7,8 +7,9 @@ the other half, both ways. Mouse olfactory bulb: MOB1 to 3 (2K array) to MOB_rep
 genes of the highest mean in the training slides, log-normalised counts. All methods see the same crops at 2 um per
 pixel, in the same run: "mean of training"; "ridge, untrained" and "ridge, trained": HEST-Bench's regression
 (standardise, 256 principal components, ridge with alpha = 100 / (components x genes)) of pooled features of each spot's
-crop (192 um) by the bundled encoder before and after stimg's training; "spot-wise CNN": that encoder, pooled over the
-same crops, trained with the same loss, epochs and augmentation (as ST-Net); "stimg": `stimg.tl.train_expression` and
+crop (192 um) by the bundled encoder before and after stimg's training; "ridge, colours": ridge, its penalty by cross-
+validation, of the mean and deviation of those crops' three colours; "spot-wise CNN": that encoder, pooled over the same
+crops, trained with the same loss, epochs and augmentation (as ST-Net); "stimg": `stimg.tl.train_expression` and
 `predict_expression` with their defaults. PCC@F, @S, @M: first quartile, median and mean over genes of the Pearson
 correlation over all test spots; PCC@H: mean over the 50 best-ranked genes (chosen with the test truth, so optimistic);
 "smoothed": PCC@M against measured values averaged over the 3 x 3 array neighbourhood. Seconds are those of training.
@@ -27,7 +28,7 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.decomposition import PCA
-from sklearn.linear_model import Ridge
+from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
@@ -162,6 +163,9 @@ def run(name: str, epochs: int) -> list[dict]:
     predicted, seconds = {"mean of training": np.broadcast_to(targets.mean(0), truth.shape)}, {}
     torch.manual_seed(0)
     predicted["ridge, untrained"] = ridge(ConvEncoder().eval(), crops, targets, test_crops)
+    colours = [torch.cat([x.float().mean((2, 3)), x.float().std((2, 3))], 1).numpy() for x in (crops, test_crops)]
+    model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 5, 13))).fit(colours[0], targets)
+    predicted["ridge, colours"] = model.predict(colours[1])
     started = time.perf_counter()
     predicted["spot-wise CNN"] = spot_wise(crops, patches, test_crops, epochs)
     seconds["spot-wise CNN"] = time.perf_counter() - started

@@ -86,7 +86,27 @@ class Pyramid(nn.Module):
 
 
 def test_any_pyramid_fits(images):
-    assert DenseNetwork(CONFIG, 7, Pyramid()).features(images).shape == (2, 16, 16, 24)
+    network = DenseNetwork(CONFIG, 7, Pyramid())
+    assert network.features(images).shape == (2, 16 + network.colours.channels, 16, 24)
+
+
+def test_training_begins_with_the_regression_on_colours(images):
+    network = DenseNetwork(CONFIG, n_genes=7)
+    weight, bias = torch.randn(7, network.colours.channels), torch.randn(7)
+    network.start_from_colours(weight, bias)
+    with torch.no_grad():
+        found = network.gene_map(network.features(images), torch.arange(7))
+        expected = torch.einsum("nchw,gc->nghw", network.colours(images / 255), weight) + bias[:, None, None]
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_colour_statistics_are_means_and_deviations_of_optical_density(images):
+    colours = DenseNetwork(CONFIG, 7).colours
+    values = images / 255
+    found = colours(values)[0]
+    block = -np.log(np.clip(values[0, 1, 20:32, 40:52].numpy(), 1 / 255, 1))
+    assert found[1, 6, 11] == pytest.approx(block.mean(), abs=1e-4)
+    assert found[4, 6, 11] == pytest.approx(block.std(), abs=1e-4)
 
 
 @pytest.mark.parametrize(

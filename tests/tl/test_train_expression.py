@@ -86,6 +86,35 @@ def test_a_spot_is_the_mean_of_the_dense_map(model, slide):
             assert slide[spot, gene].layers[KEY][0, 0] == pytest.approx(expected, abs=0.1)
 
 
+def test_a_spatialdata_gets_an_image_of_genes(model, slide):
+    import geopandas
+    from spatialdata import SpatialData, get_extent
+    from spatialdata.models import Image2DModel, ShapesModel, TableModel
+    from spatialdata.transformations import Scale, get_transformation
+
+    pixels = slide.uns["spatial"]["histology"]["images"]["hires"]
+    points = [shapely.Point(*xy) for xy in slide.obsm["spatial"] * 2.0]
+    frame = geopandas.GeoDataFrame({"geometry": points, "radius": 50.0}, index=range(slide.n_obs))
+    image = Image2DModel.parse(
+        np.moveaxis(pixels, 2, 0), dims=("c", "y", "x"), transformations={"global": Scale([2.0, 2.0], axes=("x", "y"))}
+    )
+    table = slide.copy()
+    table.obs["region"], table.obs["instance"] = "spots", range(slide.n_obs)
+    table.obs["region"] = table.obs["region"].astype("category")
+    table = TableModel.parse(table, region="spots", region_key="region", instance_key="instance")
+    sdata = SpatialData(images={"he": image}, shapes={"spots": ShapesModel.parse(frame)}, tables={"table": table})
+    stimg.tl.predict_expression(slide, model, dense=["Gene2"])
+    for _ in range(2):  # the map of the first call is not taken for the slide's image in the second
+        stimg.tl.predict_expression(sdata, model, dense=["Gene2"])
+    assert np.allclose(sdata["table"].layers[KEY], slide.layers[KEY], atol=1e-2)
+    found = sdata.images[KEY]
+    assert list(found.coords["c"].values) == ["Gene2"]
+    assert np.allclose(found.data.compute(), slide.uns["stimg"]["expression_map"]["map"], atol=1e-2)
+    matrix = get_transformation(found).to_affine_matrix(input_axes=("x", "y"), output_axes=("x", "y"))
+    assert np.allclose(matrix, np.diag([2, 2, 1]) @ slide.uns["stimg"]["expression_map"]["transform"])
+    assert get_extent(found)["x"][1] >= slide.obsm["spatial"][:, 0].max() * 2
+
+
 def test_cells_of_any_shape(model, slide):
     circles = [shapely.Point(*xy).buffer(25, quad_segs=64) for xy in slide.obsm["spatial"]]
     stimg.tl.predict_expression(slide, model, shapes=circles, key_added="polygons")

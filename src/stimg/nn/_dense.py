@@ -13,6 +13,8 @@ from stimg.nn._encoder import ChannelNorm, ConvEncoder
 
 Aggregation = Literal["sum", "mean"]
 MAP_STRIDE = 4
+# Pixels of the map: at 2 um a pixel of the image 24, 104 and 200 um.
+COLOUR_WIDTHS = (3, 13, 25)
 COARSEST_STRIDE = 32
 
 
@@ -134,11 +136,31 @@ class Upsample(nn.Module):
         return F.interpolate(self.mix(x), scale_factor=2, mode="bilinear", align_corners=False)
 
 
+class ColourStatistics(nn.Module):
+    """Mean and deviation of each channel's optical density around each place, at several widths.
+
+    What a spot's colours alone say of its expression is much, and a few hundred spots are enough to learn it.
+    """
+
+    channels = 3 * 2 * len(COLOUR_WIDTHS)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Statistics of images in [0, 1], float32 (n, channels, h / 4, w / 4)."""
+        density = -torch.log(images.clamp(min=1 / 255))
+        moments = F.avg_pool2d(torch.cat([density, density.square()], 1), MAP_STRIDE)
+        found = []
+        for width in COLOUR_WIDTHS:
+            mean, square = F.avg_pool2d(moments, width, 1, width // 2, count_include_pad=False).chunk(2, 1)
+            found += [mean, (square - mean.square()).clamp(min=1e-6).sqrt()]
+        return torch.cat(found, 1)
+
+
 class DenseNetwork(nn.Module):
     """Encoder pyramid, decoder to a map at a quarter of the image's resolution, and a gene-indexed head.
 
-    The head is linear, so that a spot's expression is the head applied to the mean of the map's channels over the
-    spot: maps of all genes are only made when they are asked for.
+    The map's channels are the decoder's, and beside them `ColourStatistics`. The head is linear, so that a spot's
+    expression is the head applied to the mean of the map's channels over the spot: maps of all genes are only made
+    when they are asked for.
 
     Parameters
     ----------
@@ -164,9 +186,12 @@ class DenseNetwork(nn.Module):
         self.upsamples = nn.ModuleList([Upsample(dim, deep=level >= 2) for level in range(1, len(self.levels))])
         self.norm = ChannelNorm(dim)
         self.hidden = nn.Sequential(nn.Conv2d(dim, 2 * dim, 1), nn.GELU(), nn.Conv2d(2 * dim, dim, 1))
+        self.colours = ColourStatistics()
         self.dropout = nn.Dropout1d(config.dropout)
         self.head = nn.Linear(dim, n_genes)
         nn.init.normal_(self.head.weight, std=dim**-0.5)
+        self.register_buffer("colour_weight", torch.zeros(n_genes, self.colours.channels))
+        self.colour_weight: Tensor
         nn.init.zeros_(self.head.bias)
         self.register_buffer("gene_mean", torch.zeros(n_genes))
         self.register_buffer("gene_sd", torch.ones(n_genes))
@@ -182,6 +207,21 @@ class DenseNetwork(nn.Module):
                 self.head.weight.zero_()
                 self.head.weight[:, : len(programs)] = programs.T
 
+    def start_from_colours(self, weight: Tensor, bias: Tensor) -> None:
+        """Set the regression on colour statistics (n_genes, n_statistics), which stays, and its bias (n_genes,).
+
+        The decoder starts at nothing, so that training begins with the regression and adds to it.
+        """
+        self.colour_weight.copy_(weight)
+        with torch.no_grad():
+            self.head.bias.copy_(bias)
+            for parameter in self.hidden[-1].parameters():
+                parameter.zero_()
+
+    def _weights(self, genes: Tensor | slice = slice(None)) -> Tensor:
+        """Weights of the map's channels, (n_genes, dim + colour statistics)."""
+        return torch.cat([self.head.weight[genes], self.colour_weight[genes]], 1)
+
     def features(self, images: Tensor) -> Tensor:
         """Channels of the dense map.
 
@@ -193,7 +233,7 @@ class DenseNetwork(nn.Module):
         Returns
         -------
         Tensor
-            float32 (n, dim, height / 4, width / 4).
+            float32 (n, dim + colour statistics, height / 4, width / 4).
         """
         images = images.float() / 255 if images.dtype == torch.uint8 else images
         pyramid = self.encoder(images)
@@ -209,7 +249,7 @@ class DenseNetwork(nn.Module):
         x = self.bottom(level(len(self.levels) - 1))
         for i in reversed(range(len(self.levels) - 1)):
             x = self.fusions[i](level(i), self.upsamples[i](x))
-        return self.hidden(self.norm(x))
+        return torch.cat([self.hidden(self.norm(x)), self.colours(images)], 1)
 
     def read(self, features: Tensor, footprints: Tensor) -> Tensor:
         """Standardised expression of shapes.
@@ -217,7 +257,7 @@ class DenseNetwork(nn.Module):
         Parameters
         ----------
         features
-            From `features`, shape (n, dim, h, w).
+            From `features`, shape (n, channels, h, w).
         footprints
             Sparse, shape (n_shapes, n * h * w): weight of each pixel of the map in each shape. Rows of weights that
             sum to one give the mean, areas over the area of a training spot the sum.
@@ -229,8 +269,9 @@ class DenseNetwork(nn.Module):
         """
         inside = torch.sparse.mm(footprints, features.movedim(1, -1).flatten(0, 2))
         total = torch.sparse.sum(footprints, 1).to_dense().unsqueeze(1)
-        inside = self.dropout(inside.unsqueeze(2)).squeeze(2)
-        return F.linear(inside, self.head.weight) + total * self.head.bias
+        learned, colours = inside.split([self.config.dim, self.colours.channels], 1)
+        inside = torch.cat([self.dropout(learned.unsqueeze(2)).squeeze(2), colours], 1)
+        return F.linear(inside, self._weights()) + total * self.head.bias
 
     def expression(self, standardised: Tensor, genes: Tensor | slice = slice(None)) -> Tensor:
         """Log-normalised expression (n, n_genes) from standardised values of these genes."""
@@ -238,6 +279,6 @@ class DenseNetwork(nn.Module):
 
     def gene_map(self, features: Tensor, genes: Tensor) -> Tensor:
         """Dense log-normalised maps of some genes, float32 (n, len(genes), h, w)."""
-        maps = torch.einsum("ndhw,gd->nghw", features, self.head.weight[genes])
+        maps = torch.einsum("ndhw,gd->nghw", features, self._weights(genes))
         maps = maps + self.head.bias[genes, None, None]
         return maps * self.gene_sd[genes, None, None] + self.gene_mean[genes, None, None]

@@ -16,6 +16,8 @@ from stimg.nn._dense import MAP_STRIDE
 from stimg.tl._training import TrainingModule
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
 
     from stimg.pp import ImagePatchDataset
@@ -67,12 +69,12 @@ class ExpressionModule(TrainingModule):
             images = jitter_colours(images, self.recipe.colour_jitter, generator)
             sizes = self.recipe.group_sizes
             group = sizes[int(torch.randint(len(sizes), (1,), generator=generator))]
-        footprints, targets = self._read_spots(batch, group)
+        footprints, targets = self.read_spots(batch, group)
         predicted = self.network.read(self.network.features(images), footprints.to(images.device))
         truth = (targets.to(images.device) - self.network.gene_mean) / self.network.gene_sd
         return spot_loss(predicted, truth, self.recipe.pearson_loss)
 
-    def _read_spots(self, batch: dict[str, Tensor], group: float) -> tuple[Tensor, Tensor]:
+    def read_spots(self, batch: dict[str, Tensor], group: float) -> tuple[Tensor, Tensor]:
         """Footprints, sparse (n, pixels of the batch's maps), and log-normalised targets (n, n_genes)."""
         crop, slide = batch["batch"].cpu().numpy(), batch["slide"].cpu().numpy()
         spots, centres = batch["spots"].cpu().numpy(), batch["centres"].cpu().numpy()
@@ -107,6 +109,34 @@ class ExpressionModule(TrainingModule):
             counts[chosen] = self.patches.slides[s].counts[spots[chosen]].toarray()
             totals[chosen] = self.patches.slides[s].totals[spots[chosen]]
         return counts, totals
+
+
+def colour_regression(module: ExpressionModule, loader: Iterable[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Ridge regression of standardised targets on the colour statistics of the training spots.
+
+    The penalty is the one with the least error left out (generalised cross-validation).
+
+    Returns
+    -------
+    tuple
+        Weight float32 (n_genes, n_statistics) and bias (n_genes,), on the statistics as they are.
+    """
+    from sklearn.linear_model import RidgeCV
+
+    network, found, wanted = module.network, [], []
+    module.train()
+    with torch.no_grad():
+        for batch in loader:
+            footprints, targets = module.read_spots(batch, 0.0)
+            statistics = network.colours(batch["image"].float() / 255).movedim(1, -1).flatten(0, 2)
+            found.append(torch.sparse.mm(footprints, statistics))
+            wanted.append((targets - network.gene_mean) / network.gene_sd)
+    statistics, truth = torch.cat(found).numpy().astype(np.float64), np.nan_to_num(torch.cat(wanted).numpy())
+    mean, sd = statistics.mean(0), np.maximum(statistics.std(0), 1e-6)
+    ridge = RidgeCV(np.logspace(-1, 5, 13)).fit((statistics - mean) / sd, truth)
+    weight = np.atleast_2d(ridge.coef_) / sd
+    bias = np.atleast_1d(ridge.intercept_) - weight @ mean
+    return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
 
 
 def pitch_px(centres: np.ndarray, mpp: float) -> float:

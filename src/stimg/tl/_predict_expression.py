@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from anndata import AnnData
 
 from stimg import _keys
 from stimg._resolve import prepare, resolve_table, write_uns
@@ -16,13 +17,14 @@ from stimg._validators import check_var_unique
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from anndata import AnnData
     from spatialdata import SpatialData
 
     from stimg.models import ExpressionModel
     from stimg.pp._image_slide import ImagePlace
 
 logger = logging.getLogger("stimg")
+
+SMALLEST_LEVEL = 256  # side of the coarsest level of a map in pixels
 
 
 def predict_expression(
@@ -85,7 +87,8 @@ def predict_expression(
     not know and in observations outside of the image.
     `.uns["stimg"]["predict_expression"]` : parameters, resolution, the model's name and the sha256 of its file.
     `.uns["stimg"]["expression_map"]` : with `dense`: `map` float32 (n_genes, height, width); `genes`; and `transform`,
-    3 x 3, from the map's pixels (column, row, 1) to the coordinates (x, y, 1).
+    3 x 3, from the map's pixels (column, row, 1) to the coordinates (x, y, 1). A `SpatialData` gets the map as the
+    image `key_added` instead, with genes as channels, scale levels, and the coordinate systems of its own image.
 
     Raises
     ------
@@ -127,6 +130,8 @@ def predict_expression(
     if diameter_um is not None and (shapes is not None or not diameter_um > 0):
         msg = f"Expected `diameter_um` above 0, and not beside `shapes`, found {diameter_um}."
         raise ValueError(msg)
+    if not isinstance(adata, AnnData) and image is None and image_key is None:
+        image_key = _only_image(adata, key_added)
     place = read_image_slide(
         adata,
         image,
@@ -174,10 +179,41 @@ def predict_expression(
         "version": __version__,
     }
     write_uns(table, _keys.STEP_PREDICT, record)
-    if expression_map is not None:
+    if expression_map is not None and isinstance(adata, AnnData):
         write_uns(table, _keys.EXPRESSION_MAP, expression_map)
+    elif expression_map is not None:
+        target: Any = adata if result is None else result
+        target.images[key_added] = _as_image(expression_map, adata, image_key, from_own=image is None)
     logger.info("Added .layers[%r]: %d genes of %d observations.", key_added, len(known), len(inside))
     return result
+
+
+def _only_image(sdata: SpatialData, key_added: str) -> str | None:
+    """Key of the only image besides the map that an earlier call wrote."""
+    keys = [key for key in sdata.images if key != key_added]
+    return keys[0] if len(keys) == 1 else None
+
+
+def _as_image(expression_map: dict[str, Any], sdata: SpatialData, image_key: str | None, *, from_own: bool) -> Any:
+    """Make the dense map an image of genes with scale levels, in the coordinate systems of its source."""
+    from spatialdata.models import Image2DModel
+    from spatialdata.transformations import Affine, Sequence, get_transformation
+
+    to_pixels = Affine(expression_map["transform"], input_axes=("x", "y"), output_axes=("x", "y"))
+    systems: dict[str, Any] = {"global": to_pixels}
+    if from_own:
+        source: Any = sdata.images[image_key]
+        known: Any = get_transformation(source, get_all=True)
+        systems = {system: Sequence([to_pixels, further]) for system, further in known.items()}
+    shape = expression_map["map"].shape
+    levels = max(0, int(np.log2(max(shape[1:]) / SMALLEST_LEVEL)))
+    return Image2DModel.parse(
+        expression_map["map"],
+        dims=("c", "y", "x"),
+        c_coords=[str(gene) for gene in expression_map["genes"]],
+        transformations=systems,
+        scale_factors=[2] * levels or None,
+    )
 
 
 def _get_model(model: ExpressionModel | str | Path) -> ExpressionModel:

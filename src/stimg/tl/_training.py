@@ -252,6 +252,7 @@ def _quiet_lightning() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint.*")
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+            warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # a frozen encoder
             warnings.filterwarnings("ignore", message=".*number of training batches.*is smaller than the logging.*")
             yield
     finally:
