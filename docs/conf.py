@@ -76,7 +76,7 @@ nitpick_ignore_regex = [
         r"py:.*",
         r"(anndata|datetime|lightning|matplotlib|numpy|np|pandas|pathlib|scipy|sklearn|spatialdata|torch|collections"
         r"|typing|os|logging|Any|Path|AnnData|SpatialData|Axes|Figure|Generator|Callable|Callback|ArrayLike|NDArray"
-        r"|ndarray|DataFrame|Series|Tensor|Module|Dataset|Sequence|Mapping|Iterator|optional)(\..*)?",
+        r"|ndarray|DataFrame|Series|Tensor|Module|Dataset|Sequence|Mapping|Iterator|Ellipsis|optional)(\..*)?",
     ),
 ]
 suppress_warnings = ["sphinx_autodoc_typehints.forward_reference", "sphinx_autodoc_typehints.guarded_import"]
