@@ -12,7 +12,8 @@ labels; "own ARI" is that of the peer's own clustering. The weights named stimg 
 slides in `slides.toml` (for 151675 of two sections of the same donor, for heart of sections on another array, for
 breast of other patients, for STARmap of another animal, for the olfactory bulb none); all others use no labels. ARI,
 NMI and accuracy are means over 5 seeds of the clustering; k-NN is blocked in space; seconds are those of the embedding,
-of a slide in memory; peak memory is that of a whole process with its libraries.
+of a slide in memory; peak memory is that of a whole process with its libraries. Everything ran on one thread; GraphST
+and SpaGCN were timed while other jobs shared the machine, the others beside at most one.
 """
 
 from __future__ import annotations
