@@ -1,6 +1,6 @@
 """Put trained weights into the package, as float16, with what was measured on their card.
 
-    python benchmarks/pretrain/bundle.py benchmarks/weights/tiny-all.safetensors stimg-tiny --judged tiny-judged
+    python benchmarks/pretrain/bundle.py benchmarks/weights/tiny-all.safetensors stimg-tiny --judged stimg
 
 The figures are those of the weights `--judged` in `benchmarks/results/pretrained.json`: trained in the same way, but
 without the slides that they are judged on.
