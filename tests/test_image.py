@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from stimg._image import REFERENCE_STAIN, SlideImage, file_mpp, normalise_stain, open_image, optical_density
+from stimg._image import REFERENCE_STAIN, SlideImage, normalise_stain, open_image, optical_density
+from stimg._image_files import file_mpp
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (60, 80, 3), dtype=np.uint8)

@@ -10,7 +10,8 @@ import numpy as np
 from anndata import AnnData
 
 from stimg import _keys
-from stimg._image import SlideImage, file_mpp, open_image
+from stimg._image import SlideImage, open_image
+from stimg._image_files import file_mpp
 from stimg._resolve import resolve_table
 from stimg._validators import check_coordinates
 

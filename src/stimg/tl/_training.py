@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 import warnings
+from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -72,7 +73,7 @@ class Recipe(Protocol):
     def warmup(self) -> float: ...
 
 
-class TrainingModule(L.LightningModule):
+class TrainingModule(L.LightningModule, ABC):
     """AdamW, linear warm-up and cosine decay over steps, or over `max_seconds` if sooner."""
 
     sample: str  # key of the batch whose length is the number of its samples
@@ -88,9 +89,9 @@ class TrainingModule(L.LightningModule):
         self.seed = seed
         self.started = time.monotonic()
 
+    @abstractmethod
     def loss(self, batch: dict[str, Tensor], seed: int) -> Tensor:
         """Loss of one batch; what is drawn at random depends on the seed alone."""
-        raise NotImplementedError
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Loss of one batch; what is drawn depends on the seed and the step alone."""

@@ -1,0 +1,167 @@
+"""Image files: PNG and JPEG, which are decoded whole, and TIFF, whose tiles are read when asked for."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+WHITE = 255
+TIFF_SUFFIXES = (".tif", ".tiff", ".svs", ".ndpi", ".qptiff", ".btf")
+
+
+@dataclass
+class WholeFile:
+    """A PNG or JPEG file, which can only be decoded whole: done at first use, reduced to what is needed, and kept."""
+
+    path: Path
+    shape: tuple[int, int]
+    _kept: tuple[np.ndarray, int] | None = field(default=None, repr=False)
+
+    def at(self, factor: int) -> tuple[np.ndarray, int]:
+        """Return the image, uint8 (h, w, 3), reduced by at most `factor`, and by how much."""
+        if self._kept is None or self._kept[1] > factor:
+            self._kept = _decode(self.path, factor), factor
+        return self._kept
+
+
+@dataclass(frozen=True)
+class TiffLevel:
+    """One level of a TIFF file; the tiles asked for are read at each slicing, and no file is held open."""
+
+    path: Path
+    index: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def __getitem__(self, key: tuple[slice, ...]) -> np.ndarray:
+        """Read a window."""
+        import tifffile
+        import zarr
+
+        with _naming(self.path):
+            store = tifffile.imread(self.path, series=0, level=self.index, aszarr=True)
+            try:
+                return np.asarray(zarr.open(store, mode="r")[key])  # type: ignore[index]
+            finally:
+                store.close()
+
+
+def open_file(path: Path) -> list[Any]:
+    """Levels of an image file, finest first.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    OSError
+        The file is damaged or of an unknown format.
+    """
+    if not path.is_file():
+        msg = f"No image file at {str(path)!r} (`images`)."
+        raise FileNotFoundError(msg)
+    return _open_tiff(path) if path.suffix.lower() in TIFF_SUFFIXES else [_open_whole(path)]
+
+
+def file_mpp(source: Any) -> float | None:
+    """Micrometres per pixel that a TIFF file states, if it does."""
+    if isinstance(source, str | Path) and Path(source).suffix.lower() in TIFF_SUFFIXES and Path(source).is_file():
+        import tifffile
+
+        with _naming(Path(source)), tifffile.TiffFile(source) as file:
+            return _tiff_mpp(file)
+    return None
+
+
+def as_rgb(part: np.ndarray) -> np.ndarray:
+    """Any accepted pixels as uint8 (h, w, 3): grey repeated, alpha on white, 16 bits by 257, floats by 255."""
+    part = part[..., None] if part.ndim == 2 else part
+    if part.dtype == np.uint16:
+        part = (part // 257).astype(np.uint8)
+    elif part.dtype.kind == "f":
+        if part.size and (np.nanmin(part) < 0 or np.nanmax(part) > 1):
+            msg = f"Expected an image of floats in [0, 1], found {np.nanmin(part):g} to {np.nanmax(part):g}."
+            raise ValueError(msg)
+        part = np.rint(np.nan_to_num(part, nan=1.0) * 255).astype(np.uint8)
+    if part.shape[2] == 4:
+        alpha = part[..., 3:].astype(np.float32) / 255
+        part = np.rint(part[..., :3] * alpha + WHITE * (1 - alpha)).astype(np.uint8)
+    return np.broadcast_to(part, (*part.shape[:2], 3))
+
+
+def _open_whole(path: Path) -> WholeFile:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                return WholeFile(path, (image.height, image.width))
+    except Image.DecompressionBombError as error:
+        msg = f"{str(path)!r} is too large to be decoded whole ({error}). Save it as a tiled TIFF, which is streamed."
+        raise OSError(msg) from error
+    except UnidentifiedImageError as error:
+        msg = f"{str(path)!r} is no image that can be read. Expected PNG, JPEG or TIFF; copy or download it again."
+        raise OSError(msg) from error
+
+
+def _decode(path: Path, factor: int) -> np.ndarray:
+    """Decode a PNG or JPEG file, reduced by an integer factor (areas), uint8 (h, w, 3)."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                if image.mode in ("I;16", "I"):
+                    return as_rgb(np.asarray(image).astype(np.uint16))[::factor, ::factor]
+                mode = "RGBA" if image.mode in ("RGBA", "LA", "PA") else "RGB"
+                found = image.convert(mode)
+                return np.ascontiguousarray(as_rgb(np.asarray(found if factor == 1 else found.reduce(factor))))
+    except (OSError, SyntaxError) as error:
+        msg = f"{str(path)!r} is damaged ({error}). Copy or download it again."
+        raise OSError(msg) from error
+
+
+def _open_tiff(path: Path) -> list[Any]:
+    """Levels of the first image of a TIFF file."""
+    import tifffile
+
+    with _naming(path), tifffile.TiffFile(path) as file:
+        levels = [TiffLevel(path, i, level.shape, level.dtype) for i, level in enumerate(file.series[0].levels)]
+    levels[-1][:1, :1]
+    return levels
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name the file in errors of the TIFF reader, which has many."""
+    try:
+        yield
+    except Exception as error:
+        msg = f"{str(path)!r} can not be read as TIFF ({error}). Copy or download it again."
+        raise OSError(msg) from error
+
+
+def _tiff_mpp(file: Any) -> float | None:
+    """Micrometres per pixel from OME metadata or the resolution tags."""
+    if file.ome_metadata:
+        import xml.etree.ElementTree as ElementTree
+
+        for pixels in ElementTree.fromstring(file.ome_metadata).iter():
+            if pixels.tag.endswith("Pixels") and "PhysicalSizeX" in pixels.attrib:
+                unit = pixels.attrib.get("PhysicalSizeXUnit", "\u00b5m")
+                factor = {"nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}.get(unit, 1.0)
+                return float(pixels.attrib["PhysicalSizeX"]) * factor
+    tags = file.pages[0].tags
+    per = {2: 25400.0, 3: 10000.0}.get(int(tags["ResolutionUnit"].value) if "ResolutionUnit" in tags else 1)
+    if "XResolution" in tags and per is not None:
+        numerator, denominator = tags["XResolution"].value
+        if numerator and denominator and (per_unit := numerator / denominator) > 1000:  # not a screen's 72 per inch
+            return per / per_unit
+    return None
