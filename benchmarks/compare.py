@@ -125,6 +125,7 @@ def write(title: str, doc: str, found: pd.DataFrame, *, command: str) -> None:
     half = grouped.std().mul(stats.t.ppf(0.975, (n - 1).clip(lower=1)) / np.sqrt(n), axis=0)
     cells = mean.map("{:.3f}".format) + half.map(lambda h: "" if np.isnan(h) else f" ± {h:.3f}")
     cells = cells.where(mean.notna(), "")
+    cells.insert(0, "seeds", n)
     header, body = doc.split("\n", 1)
     text = f"# {header.rstrip('.')}\n\n`python benchmarks/{title}.py {command}` (stimg {stimg.__version__})\n"
     text += f"{body.split('python benchmarks', 1)[1].split(chr(10), 1)[1]}\n{__doc__.split(chr(10), 2)[2]}\n"
