@@ -91,7 +91,7 @@ class SpotModule(TrainingModule):
 
     def loss(self, batch: list[torch.Tensor], seed: int) -> torch.Tensor:
         """Loss of a batch of crops, each turned at random."""
-        images, truth = batch
+        images, truth = batch[0].float() / 255, batch[1]
         generator = torch.Generator().manual_seed(seed)
         images = jitter_colours(images, self.recipe.colour_jitter, generator)
         turns = torch.randint(8, (1,), generator=generator).item()

@@ -30,6 +30,13 @@ def check_positive_int(name: str, value: object, minimum: int = 1) -> None:
         raise ValueError(msg)
 
 
+def check_positive(name: str, value: Any) -> None:
+    """Raise unless `value` is a finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < value < np.inf:
+        msg = f"Expected `{name}` to be a positive number, found {value!r}."
+        raise ValueError(msg)
+
+
 def check_obsm(table: AnnData, key: str, *, advice: str = "") -> None:
     """Refuse a key that is not in `.obsm`."""
     if key not in table.obsm:

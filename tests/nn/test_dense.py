@@ -22,13 +22,19 @@ def network():
 
 
 @pytest.fixture(scope="module")
+def slide():
+    mean, sd = torch.linspace(-1, 1, 27), torch.linspace(0.5, 2, 27)
+    return torch.stack([torch.stack([mean, sd]), torch.stack([mean + 1, sd])])
+
+
+@pytest.fixture(scope="module")
 def images():
     return torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
-def test_a_spot_is_the_mean_of_the_dense_map_over_its_disk(network, images):
+def test_a_spot_is_the_mean_of_the_dense_map_over_its_disk(network, images, slide):
     with torch.no_grad():
-        features = network.features(images)
+        features = network.features(images, slide)
         maps = network.gene_map(features, torch.arange(7)).numpy()
     assert maps.shape == (2, 7, 16, 24)
     centres, radius = np.array([[5.2, 7.7], [9.0, 15.1]]), 3.3
@@ -45,25 +51,25 @@ def test_a_spot_is_the_mean_of_the_dense_map_over_its_disk(network, images):
         assert np.allclose(found[spot], expected, rtol=2e-3, atol=2e-3)
 
 
-def test_sums_grow_with_the_area_and_means_do_not(network, images):
+def test_sums_grow_with_the_area_and_means_do_not(network, images, slide):
     with torch.no_grad():
-        features = network.features(images[:1])
+        features = network.features(images[:1], slide[:1])
         small, large = (disk_footprints(np.array([[8.0, 12.0]]), r, (16, 24)) for r in (2.0, 4.0))
         bias = network.read(torch.zeros_like(features), as_tensor(small / (np.pi * 4)))
         twice = network.read(torch.zeros_like(features), as_tensor(large / (np.pi * 4)))
     assert torch.allclose(4 * bias, twice, atol=1e-5)
 
 
-def test_gradients_reach_every_parameter(images):
+def test_gradients_reach_every_parameter(images, slide):
     network = DenseNetwork(CONFIG, n_genes=7)
     weights = as_tensor(disk_footprints(np.array([[6.0, 6.0], [20.0, 9.0]]), 4.0, (32, 24)))
-    network.read(network.features(images), weights).square().sum().backward()
+    network.read(network.features(images, slide), weights).square().sum().backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
 
 
-def test_an_image_does_not_depend_on_the_others_of_its_batch(network, images):
+def test_an_image_does_not_depend_on_the_others_of_its_batch(network, images, slide):
     with torch.no_grad():
-        assert torch.allclose(network.features(images)[:1], network.features(images[:1]), atol=1e-5)
+        assert torch.allclose(network.features(images, slide)[:1], network.features(images[:1], slide[:1]), atol=1e-5)
 
 
 def test_programs_start_the_head():
@@ -85,28 +91,35 @@ class Pyramid(nn.Module):
         return [layer(images) for layer in self.layers]
 
 
-def test_any_pyramid_fits(images):
+def test_any_pyramid_fits(images, slide):
     network = DenseNetwork(CONFIG, 7, Pyramid())
-    assert network.features(images).shape == (2, 16 + network.colours.channels, 16, 24)
+    assert network.features(images, slide).shape == (2, 16 + network.stain.channels, 16, 24)
 
 
-def test_training_begins_with_the_regression_on_colours(images):
+def test_training_begins_with_the_regression_on_stain(images, slide):
     network = DenseNetwork(CONFIG, n_genes=7)
-    weight, bias = torch.randn(7, network.colours.channels), torch.randn(7)
-    network.start_from_colours(weight, bias)
+    weight, bias = torch.randn(7, network.stain.channels), torch.randn(7)
+    network.start_from_stain(weight, bias)
     with torch.no_grad():
-        found = network.gene_map(network.features(images), torch.arange(7))
-        expected = torch.einsum("nchw,gc->nghw", network.colours(images / 255), weight) + bias[:, None, None]
-    assert torch.allclose(found, expected, atol=1e-5)
+        found = network.gene_map(network.features(images, slide), torch.arange(7))
+        standard = (network.stain(images / 255) - slide[:, 0, :, None, None]) / slide[:, 1, :, None, None]
+        expected = torch.einsum("nchw,gc->nghw", standard, weight) + bias[:, None, None]
+    assert torch.allclose(found, expected, atol=1e-4)
 
 
-def test_colour_statistics_are_means_and_deviations_of_optical_density(images):
-    colours = DenseNetwork(CONFIG, 7).colours
+def test_stain_statistics_are_means_deviations_and_changes_of_optical_density(images):
+    stain = DenseNetwork(CONFIG, 7).stain
     values = images / 255
-    found = colours(values)[0]
-    block = -np.log(np.clip(values[0, 1, 20:32, 40:52].numpy(), 1 / 255, 1))
+    found = stain(values)[0]
+    assert found.shape == (stain.channels, 16, 24)
+    density = -np.log(np.clip(values[0].numpy(), 1 / 255, 1))
+    block = density[1, 20:32, 40:52]
     assert found[1, 6, 11] == pytest.approx(block.mean(), abs=1e-4)
     assert found[4, 6, 11] == pytest.approx(block.std(), abs=1e-4)
+    padded = np.pad(density[2], 1, constant_values=np.nan)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3))
+    changes = np.abs(density[2] - np.nanmean(windows, axis=(2, 3)))
+    assert found[20, 8, 11] == pytest.approx(changes.mean(), abs=1e-4)  # the widest window covers the whole image
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_tokens_become_a_map_without_their_prefix(prefix):
 
 def test_a_frozen_encoder_stays_as_it_is():
     network = DenseNetwork(DenseConfig(dim=16, n_programs=0), 3, get_encoder(Tokens())).train()
-    network.features(IMAGES).sum().backward()
+    network.decode(IMAGES).sum().backward()
     inner = network.encoder.network
     assert not inner.training
     assert all(p.grad is None for p in inner.parameters())

@@ -8,7 +8,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from stimg import _keys
-from stimg._validators import check_choice, check_positive_int
+from stimg._validators import check_choice, check_positive, check_positive_int
 from stimg.pp._to_lattice import KIND_OF_PLATFORM
 
 PITCH_PX = 20.0
@@ -70,9 +70,7 @@ def synthetic(
     check_positive_int("n_domains", n_domains)
     check_positive_int("n_obs", n_obs, minimum=max(10, n_domains))
     check_positive_int("n_genes", n_genes, minimum=max(10, n_domains))
-    if not (np.isfinite(depth) and depth > 0):
-        msg = f"Expected `depth` to be a positive number, found {depth!r}."
-        raise ValueError(msg)
+    check_positive("depth", depth)
     rng = np.random.default_rng(seed)
     coordinates, array = _places(KIND_OF_PLATFORM[platform], n_obs, rng)
     unit = (coordinates - coordinates.min(0)) / np.ptp(coordinates, axis=0).max()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from scipy import sparse
 
-from stimg._validators import check_choice, check_positive_int
+from stimg._validators import check_choice, check_positive, check_positive_int
 from stimg.metrics._checks import as_points
 
 if TYPE_CHECKING:
@@ -122,9 +122,8 @@ def interpolate_hidden(
     check_choice("method", method, METHODS)
     check_positive_int("n_neighbors", n_neighbors)
     check_positive_int("n_components", n_components)
-    if bandwidth is not None and not (np.isfinite(bandwidth) and bandwidth > 0):
-        msg = f"Expected `bandwidth` to be a positive number, found {bandwidth!r}."
-        raise ValueError(msg)
+    if bandwidth is not None:
+        check_positive("bandwidth", bandwidth)
     shape = np.shape(expression)
     if len(shape) != 2 or 0 in shape:
         msg = f"Expected `expression` of shape (n_obs, n_genes), found {shape}."

@@ -14,7 +14,8 @@ from stimg.nn._encoder import ChannelNorm, ConvEncoder
 Aggregation = Literal["sum", "mean"]
 MAP_STRIDE = 4
 # Pixels of the map: at 2 um a pixel of the image 24, 104 and 200 um.
-COLOUR_WIDTHS = (3, 13, 25)
+STAIN_WIDTHS = (3, 13, 25)
+TEXTURE_SCALES = (1, 2, 4)  # pixels of the image
 COARSEST_STRIDE = 32
 
 
@@ -136,29 +137,43 @@ class Upsample(nn.Module):
         return F.interpolate(self.mix(x), scale_factor=2, mode="bilinear", align_corners=False)
 
 
-class ColourStatistics(nn.Module):
-    """Mean and deviation of each channel's optical density around each place, at several widths.
+class StainStatistics(nn.Module):
+    """What the stain looks like around each place, standardised within the slide.
 
-    What a spot's colours alone say of its expression is much, and a few hundred spots are enough to learn it.
+    Mean and deviation of each channel's optical density at several widths, and over the widest, how much each channel
+    changes from pixel to pixel at several scales (nuclei, fibres). Much of a spot's expression can be told from these,
+    and a few hundred spots are enough to learn it; that they are compared with the slide's other spots takes most of
+    the differences between laboratories' stains away (as AdaBN does with a network's features, arXiv 1603.04779).
     """
 
-    channels = 3 * 2 * len(COLOUR_WIDTHS)
+    channels = 3 * 2 * len(STAIN_WIDTHS) + 3 * len(TEXTURE_SCALES)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Statistics of images in [0, 1], float32 (n, channels, h / 4, w / 4)."""
+        """Statistics of images in [0, 1], float32 (n, channels, h / 4, w / 4), not yet standardised."""
         density = -torch.log(images.clamp(min=1 / 255))
         moments = F.avg_pool2d(torch.cat([density, density.square()], 1), MAP_STRIDE)
         found = []
-        for width in COLOUR_WIDTHS:
-            mean, square = F.avg_pool2d(moments, width, 1, width // 2, count_include_pad=False).chunk(2, 1)
+        for width in STAIN_WIDTHS:
+            mean, square = mean_around(moments, width).chunk(2, 1)
             found += [mean, (square - mean.square()).clamp(min=1e-6).sqrt()]
+        for scale in TEXTURE_SCALES:
+            level = F.avg_pool2d(density, scale)
+            changes = (level - mean_around(level, 3)).abs()
+            found.append(mean_around(F.avg_pool2d(changes, MAP_STRIDE // scale), STAIN_WIDTHS[-1]))
         return torch.cat(found, 1)
+
+
+def mean_around(x: Tensor, width: int) -> Tensor:
+    """Mean of the `width` x `width` pixels around each, of those inside."""
+    half = width // 2
+    rows = F.avg_pool2d(x, (width, 1), 1, (half, 0), count_include_pad=False)
+    return F.avg_pool2d(rows, (1, width), 1, (0, half), count_include_pad=False)
 
 
 class DenseNetwork(nn.Module):
     """Encoder pyramid, decoder to a map at a quarter of the image's resolution, and a gene-indexed head.
 
-    The map's channels are the decoder's, and beside them `ColourStatistics`. The head is linear, so that a spot's
+    The map's channels are the decoder's, and beside them `StainStatistics`. The head is linear, so that a spot's
     expression is the head applied to the mean of the map's channels over the spot: maps of all genes are only made
     when they are asked for.
 
@@ -186,12 +201,12 @@ class DenseNetwork(nn.Module):
         self.upsamples = nn.ModuleList([Upsample(dim, deep=level >= 2) for level in range(1, len(self.levels))])
         self.norm = ChannelNorm(dim)
         self.hidden = nn.Sequential(nn.Conv2d(dim, 2 * dim, 1), nn.GELU(), nn.Conv2d(2 * dim, dim, 1))
-        self.colours = ColourStatistics()
+        self.stain = StainStatistics()
         self.dropout = nn.Dropout1d(config.dropout)
         self.head = nn.Linear(dim, n_genes)
         nn.init.normal_(self.head.weight, std=dim**-0.5)
-        self.register_buffer("colour_weight", torch.zeros(n_genes, self.colours.channels))
-        self.colour_weight: Tensor
+        self.register_buffer("stain_weight", torch.zeros(n_genes, self.stain.channels))
+        self.stain_weight: Tensor
         nn.init.zeros_(self.head.bias)
         self.register_buffer("gene_mean", torch.zeros(n_genes))
         self.register_buffer("gene_sd", torch.ones(n_genes))
@@ -207,35 +222,47 @@ class DenseNetwork(nn.Module):
                 self.head.weight.zero_()
                 self.head.weight[:, : len(programs)] = programs.T
 
-    def start_from_colours(self, weight: Tensor, bias: Tensor) -> None:
-        """Set the regression on colour statistics (n_genes, n_statistics), which stays, and its bias (n_genes,).
+    def start_from_stain(self, weight: Tensor, bias: Tensor) -> None:
+        """Set the regression on stain statistics (n_genes, n_statistics), which stays, and its bias (n_genes,).
 
         The decoder starts at nothing, so that training begins with the regression and adds to it.
         """
-        self.colour_weight.copy_(weight)
+        self.stain_weight.copy_(weight)
         with torch.no_grad():
             self.head.bias.copy_(bias)
             for parameter in self.hidden[-1].parameters():
                 parameter.zero_()
 
     def _weights(self, genes: Tensor | slice = slice(None)) -> Tensor:
-        """Weights of the map's channels, (n_genes, dim + colour statistics)."""
-        return torch.cat([self.head.weight[genes], self.colour_weight[genes]], 1)
+        """Weights of the map's channels, (n_genes, dim + stain statistics)."""
+        return torch.cat([self.head.weight[genes], self.stain_weight[genes]], 1)
 
-    def features(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor, slide: Tensor) -> Tensor:
         """Channels of the dense map.
 
         Parameters
         ----------
         images
             uint8 (n, 3, height, width), sides multiples of 32; or float in [0, 1].
+        slide
+            Mean and deviation of the stain statistics over the spots of each image's slide, float32 (n, 2,
+            n_statistics).
 
         Returns
         -------
         Tensor
-            float32 (n, dim + colour statistics, height / 4, width / 4).
+            float32 (n, dim + stain statistics, height / 4, width / 4).
         """
         images = images.float() / 255 if images.dtype == torch.uint8 else images
+        return torch.cat([self.decode(images), self.statistics(images, slide)], 1)
+
+    def statistics(self, images: Tensor, slide: Tensor) -> Tensor:
+        """Stain statistics of images in [0, 1], standardised within each image's slide."""
+        mean, sd = slide[..., None, None].unbind(1)
+        return (self.stain(images) - mean) / sd
+
+    def decode(self, images: Tensor) -> Tensor:
+        """Learned channels (n, dim, height / 4, width / 4) of images in [0, 1]."""
         pyramid = self.encoder(images)
         height, width = images.shape[-2:]
 
@@ -249,7 +276,7 @@ class DenseNetwork(nn.Module):
         x = self.bottom(level(len(self.levels) - 1))
         for i in reversed(range(len(self.levels) - 1)):
             x = self.fusions[i](level(i), self.upsamples[i](x))
-        return torch.cat([self.hidden(self.norm(x)), self.colours(images)], 1)
+        return self.hidden(self.norm(x))
 
     def read(self, features: Tensor, footprints: Tensor) -> Tensor:
         """Standardised expression of shapes.
@@ -269,8 +296,8 @@ class DenseNetwork(nn.Module):
         """
         inside = torch.sparse.mm(footprints, features.movedim(1, -1).flatten(0, 2))
         total = torch.sparse.sum(footprints, 1).to_dense().unsqueeze(1)
-        learned, colours = inside.split([self.config.dim, self.colours.channels], 1)
-        inside = torch.cat([self.dropout(learned.unsqueeze(2)).squeeze(2), colours], 1)
+        learned, stain = inside.split([self.config.dim, self.stain.channels], 1)
+        inside = torch.cat([self.dropout(learned.unsqueeze(2)).squeeze(2), stain], 1)
         return F.linear(inside, self._weights()) + total * self.head.bias
 
     def expression(self, standardised: Tensor, genes: Tensor | slice = slice(None)) -> Tensor:

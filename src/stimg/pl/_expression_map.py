@@ -135,7 +135,10 @@ def expression_map(
 
 def _draw_map(ax: Any, dense: dict[str, Any], gene: str, **style: Any) -> None:
     """Draw one gene's dense map in the units of the coordinates."""
-    values = dense["map"][int(np.flatnonzero(np.asarray(dense["genes"]) == gene)[0])]
+    import zarr
+
+    maps = zarr.open_array(dense["map_path"], mode="r") if "map_path" in dense else dense["map"]
+    values = np.asarray(maps[int(np.flatnonzero(np.asarray(dense["genes"]) == gene)[0])])
     scale, left, top = dense["transform"][0, 0], dense["transform"][0, 2], dense["transform"][1, 2]
     height, width = values.shape
     ax.imshow(values, extent=(left, left + width * scale, top + height * scale, top), **style)

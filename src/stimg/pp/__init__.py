@@ -7,6 +7,7 @@ import lazy_loader as _lazy
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
+        "_image_grid": ["image_grid"],
         "_image_patch_dataset": ["ImagePatchDataset"],
         "_patch_dataset": ["PatchDataset"],
         "_select_genes": ["select_genes"],
@@ -17,6 +18,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
 )
 
 if TYPE_CHECKING:
+    from stimg.pp._image_grid import image_grid as image_grid
     from stimg.pp._image_patch_dataset import ImagePatchDataset as ImagePatchDataset
     from stimg.pp._patch_dataset import PatchDataset as PatchDataset
     from stimg.pp._select_genes import select_genes as select_genes

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from stimg._image import SlideImage, normalise_stain
+from stimg._stain_statistics import slide_statistics
 
 if TYPE_CHECKING:
     from scipy import sparse
@@ -91,6 +92,7 @@ class ImagePatchDataset(Dataset[dict[str, Any]]):
         self.augment = augment
         self.target_sum = target_sum
         self.seed = seed
+        self._stains: dict[int, torch.Tensor] = {}
         windows = [(k, *corner) for k, slide in enumerate(slides) for corner in self._corners(slide)]
         self.windows = np.array([w for w in windows if len(self._spots(*w)[0])], dtype=np.int64).reshape(-1, 3)
 
@@ -114,6 +116,14 @@ class ImagePatchDataset(Dataset[dict[str, Any]]):
         places = slide.centres / self.mpp - [top, left]
         inside = np.flatnonzero(((places >= radius) & (places <= self.size - radius)).all(1))
         return inside, places[inside]
+
+    def _stain(self, k: int) -> torch.Tensor:
+        """Stain statistics of a slide's spots, measured when they are first asked for."""
+        if k not in self._stains:
+            slide = self.slides[k]
+            stain = slide.image.stain if self.stain_normalise else None
+            self._stains[k] = slide_statistics(slide.image, self.mpp, stain, slide.centres)
+        return self._stains[k]
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -142,7 +152,8 @@ class ImagePatchDataset(Dataset[dict[str, Any]]):
         Returns
         -------
         dict
-            `image` uint8 (3, size, size); `centres` float32 (k, 2), row and column in pixels of the crop; `radius`
+            `image` uint8 (3, size, size); `stain` float32 (2, n), mean and deviation of the stain statistics over
+            the slide's spots; `centres` float32 (k, 2), row and column in pixels of the crop; `radius`
             float32 (), in pixels; `spots` int64 (k,), rows of the slide; `targets` float32 (k, n_genes); `slide` int64
             ().
         """
@@ -170,6 +181,7 @@ class ImagePatchDataset(Dataset[dict[str, Any]]):
                 image, centres = np.rot90(image), np.stack([self.size - centres[:, 1], centres[:, 0]], 1)
         return {
             "image": torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1),
+            "stain": self._stain(k),
             "centres": torch.from_numpy(centres.astype(np.float32)),
             "radius": torch.tensor(slide.diameter_um / 2 / self.mpp, dtype=torch.float32),
             "spots": torch.from_numpy(spots),
@@ -180,7 +192,7 @@ class ImagePatchDataset(Dataset[dict[str, Any]]):
     @staticmethod
     def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Put crops into one batch: images stacked, spots one after another, with `batch`, the crop each lies in."""
-        stacked = {key: torch.stack([item[key] for item in items]) for key in ("image", "radius", "slide")}
+        stacked = {key: torch.stack([item[key] for item in items]) for key in ("image", "stain", "radius", "slide")}
         joined = {key: torch.cat([item[key] for item in items]) for key in ("centres", "spots", "targets")}
         number = torch.tensor([len(item["spots"]) for item in items])
         return {**stacked, **joined, "batch": torch.repeat_interleave(torch.arange(len(items)), number)}

@@ -11,7 +11,7 @@ from scipy import sparse
 from stimg import _keys
 from stimg._resolve import resolve_table
 from stimg._slide import log_normalise
-from stimg._validators import check_expression, check_positive_int, check_var_unique, get_layer
+from stimg._validators import check_expression, check_positive, check_positive_int, check_var_unique, get_layer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,9 +117,7 @@ def to_image_patches(
     check_positive_int("n_genes", n_genes)
     if stride is not None:
         check_positive_int("stride", stride)
-    if not mpp > 0:
-        msg = f"Expected `mpp` above 0, found {mpp}."
-        raise ValueError(msg)
+    check_positive("mpp", mpp)
     given = list(slides) if isinstance(slides, list | tuple) else [slides]
     if not given:
         msg = "Expected at least one slide in `slides`, found an empty list."

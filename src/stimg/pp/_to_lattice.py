@@ -10,7 +10,7 @@ import numpy as np
 
 from stimg import _keys
 from stimg._resolve import prepare, resolve_table, write_uns
-from stimg._validators import check_choice, check_library_key
+from stimg._validators import check_choice, check_library_key, check_positive
 from stimg.pp._lattice_detect import detect_kind, free_pitch, kind_with_pitch, mean_pitch, name_platform
 from stimg.pp._lattice_input import array_indices, bin_um, coordinates_of
 from stimg.pp._lattice_layout import (
@@ -133,9 +133,8 @@ def to_lattice(
     >>> slide.obsm["lattice"][:2]
     """
     check_choice("platform", platform, ("auto", *KIND_OF_PLATFORM))
-    if pitch is not None and not (np.isfinite(pitch) and pitch > 0):
-        msg = f"Expected `pitch` to be a positive number, found {pitch!r}."
-        raise ValueError(msg)
+    if pitch is not None:
+        check_positive("pitch", pitch)
     table = resolve_table(adata, table_key)
     check_library_key(table, library_key)
     kind = None if platform == "auto" else KIND_OF_PLATFORM[platform]

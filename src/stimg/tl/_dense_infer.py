@@ -125,6 +125,7 @@ def block_features(
     blocks: np.ndarray,
     *,
     margin: int,
+    statistics: Tensor,
     symmetric: bool,
     device: str,
 ) -> Iterator[Tensor]:
@@ -138,6 +139,8 @@ def block_features(
         int (n, 2), row and column of each block in units of `CORE` pixels of the map.
     margin
         Context on each side in pixels of the map, a multiple of `COARSEST_STRIDE / MAP_STRIDE`.
+    statistics
+        Of the slide's stain, from `slide_statistics`.
     symmetric
         Average over the eight flips and quarter turns of the image.
     device
@@ -148,6 +151,7 @@ def block_features(
     network = model.network.to(device)
     mpp, side = float(model.card["mpp"]), (CORE + 2 * margin) * MAP_STRIDE
     stain = image.stain if model.card["stain_normalise"] else None
+    slide = statistics[None].to(device)
     symmetries = [(turns, flip) for turns in range(4) for flip in (False, True)] if symmetric else [(0, False)]
     try:
         for block in tqdm(blocks, desc="Reading H&E", disable=not settings.progress, leave=False):
@@ -159,7 +163,7 @@ def block_features(
             with torch.no_grad():
                 for turns, flip in symmetries:
                     turned = torch.rot90(pixels.flip(3) if flip else pixels, turns, (2, 3))
-                    found = torch.rot90(network.features(turned), -turns, (2, 3))
+                    found = torch.rot90(network.features(turned, slide), -turns, (2, 3))
                     total = total + (found.flip(3) if flip else found).float()
             yield (total / len(symmetries)).cpu()
     finally:

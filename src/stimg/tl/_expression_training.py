@@ -63,24 +63,31 @@ class ExpressionModule(TrainingModule):
     def loss(self, batch: dict[str, Tensor], seed: int) -> Tensor:
         """Loss of one batch of crops: of training spots, with random colours and groups; else of those held out."""
         generator = torch.Generator().manual_seed(seed)
-        images = batch["image"]
+        images = batch["image"].float() / 255
+        stain = self.network.statistics(images, batch["stain"])
         group = 0.0
         if self.training:
             images = jitter_colours(images, self.recipe.colour_jitter, generator)
             sizes = self.recipe.group_sizes
             group = sizes[int(torch.randint(len(sizes), (1,), generator=generator))]
         footprints, targets = self.read_spots(batch, group)
-        predicted = self.network.read(self.network.features(images), footprints.to(images.device))
+        features = torch.cat([self.network.decode(images), stain], 1)
+        predicted = self.network.read(features, footprints.to(images.device))
         truth = (targets.to(images.device) - self.network.gene_mean) / self.network.gene_sd
         return spot_loss(predicted, truth, self.recipe.pearson_loss)
+
+    def kept(self, batch: dict[str, Tensor]) -> np.ndarray:
+        """Which of a batch's spots are for training, or those held out where the module is not being trained."""
+        crop, spots = batch["batch"].cpu().numpy(), batch["spots"].cpu().numpy()
+        held = [self.held_out[s][spots[crop == i]] for i, s in enumerate(batch["slide"].tolist())]
+        return np.flatnonzero(np.concatenate(held) != self.training)
 
     def read_spots(self, batch: dict[str, Tensor], group: float) -> tuple[Tensor, Tensor]:
         """Footprints, sparse (n, pixels of the batch's maps), and log-normalised targets (n, n_genes)."""
         crop, slide = batch["batch"].cpu().numpy(), batch["slide"].cpu().numpy()
         spots, centres = batch["spots"].cpu().numpy(), batch["centres"].cpu().numpy()
         radii, of_slide = batch["radius"].cpu().numpy()[crop], slide[crop]
-        held = np.concatenate([self.held_out[s][spots[crop == i]] for i, s in enumerate(slide)])
-        kept = np.flatnonzero(held != self.training)
+        kept = self.kept(batch)
         side = batch["image"].shape[-1] // MAP_STRIDE
         places = centres[kept] / MAP_STRIDE + np.stack([crop[kept] * side, np.zeros(len(kept))], 1)
         radii = radii[kept] / MAP_STRIDE
@@ -111,8 +118,8 @@ class ExpressionModule(TrainingModule):
         return counts, totals
 
 
-def colour_regression(module: ExpressionModule, loader: Iterable[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Ridge regression of standardised targets on the colour statistics of the training spots.
+def stain_regression(module: ExpressionModule, loader: Iterable[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Ridge regression of standardised targets on the stain statistics of the training spots.
 
     The penalty is the one with the least error left out (generalised cross-validation).
 
@@ -123,15 +130,18 @@ def colour_regression(module: ExpressionModule, loader: Iterable[dict[str, Tenso
     """
     from sklearn.linear_model import RidgeCV
 
-    network, found, wanted = module.network, [], []
+    network, found, wanted, names = module.network, [], [], []
     module.train()
     with torch.no_grad():
         for batch in loader:
             footprints, targets = module.read_spots(batch, 0.0)
-            statistics = network.colours(batch["image"].float() / 255).movedim(1, -1).flatten(0, 2)
+            statistics = network.statistics(batch["image"].float() / 255, batch["stain"]).movedim(1, -1).flatten(0, 2)
             found.append(torch.sparse.mm(footprints, statistics))
             wanted.append((targets - network.gene_mean) / network.gene_sd)
-    statistics, truth = torch.cat(found).numpy().astype(np.float64), np.nan_to_num(torch.cat(wanted).numpy())
+            names.append(torch.stack([batch["slide"][batch["batch"]], batch["spots"]], 1)[module.kept(batch)])
+    once = np.unique(torch.cat(names).numpy(), axis=0, return_index=True)[1]  # a spot may lie in several crops
+    statistics, truth = torch.cat(found).numpy()[once].astype(np.float64), torch.cat(wanted).numpy()[once]
+    truth = np.nan_to_num(truth)
     mean, sd = statistics.mean(0), np.maximum(statistics.std(0), 1e-6)
     ridge = RidgeCV(np.logspace(-1, 5, 13)).fit((statistics - mean) / sd, truth)
     weight = np.atleast_2d(ridge.coef_) / sd
@@ -164,11 +174,10 @@ def log_normalised_sums(
 
 def jitter_colours(images: Tensor, sd: float, generator: torch.Generator) -> Tensor:
     """Scale and shift each channel's optical density at random, one draw an image; float32 in [0, 1]."""
-    values = images.float() / 255
     if not sd:
-        return values
+        return images
     scale, shift = torch.randn(2, len(images), 3, 1, 1, generator=generator).to(images.device) * sd
-    density = -torch.log(values.clamp(min=1 / 255))
+    density = -torch.log(images.clamp(min=1 / 255))
     return torch.exp(-(density * scale.exp() + 0.5 * shift * density.mean((2, 3), keepdim=True))).clamp(0, 1)
 
 

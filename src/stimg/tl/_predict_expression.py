@@ -35,6 +35,7 @@ def predict_expression(
     diameter_um: float | None = None,
     shapes: Any = None,
     dense: Sequence[str] = (),
+    map_path: str | Path | None = None,
     symmetric: bool = True,
     image_mpp: float | None = None,
     device: str = "auto",
@@ -67,6 +68,9 @@ def predict_expression(
         coordinates of `.obsm[spatial_key]`.
     dense
         Genes whose map of all places between the outermost observations is kept as well.
+    map_path
+        New folder for the dense map, a chunked zarr array written block by block, so that maps of whole slides and many
+        genes need no memory; a `SpatialData` reads it lazily. By default the map is in memory.
     symmetric
         Average over the eight flips and quarter turns of the image; eight times slower, measured better.
     image_mpp
@@ -86,12 +90,15 @@ def predict_expression(
     `.layers[key_added]` : float32, dense (n_obs, n_vars), log-normalised expression; NaN in genes that the model does
     not know and in observations outside of the image.
     `.uns["stimg"]["predict_expression"]` : parameters, resolution, the model's name and the sha256 of its file.
-    `.uns["stimg"]["expression_map"]` : with `dense`: `map` float32 (n_genes, height, width); `genes`; and `transform`,
-    3 x 3, from the map's pixels (column, row, 1) to the coordinates (x, y, 1). A `SpatialData` gets the map as the
-    image `key_added` instead, with genes as channels, scale levels, and the coordinate systems of its own image.
+    `.uns["stimg"]["expression_map"]` : with `dense`: `map` float32 (n_genes, height, width), or `map_path`, the folder;
+    `genes`; and `transform`, 3 x 3, from the map's pixels (column, row, 1) to the coordinates (x, y, 1). A
+    `SpatialData` gets the map as the image `key_added` instead, with genes as channels, scale levels, and the
+    coordinate systems of its own image.
 
     Raises
     ------
+    FileExistsError
+        There is something at `map_path`.
     KeyError
         Coordinates, image or genes are missing.
     ValueError
@@ -107,6 +114,7 @@ def predict_expression(
     PixNet, arXiv 2503.01347.
     """
     from stimg import __version__
+    from stimg._stain_statistics import slide_statistics
     from stimg.pp._image_slide import read_image_slide
     from stimg.tl._dense_infer import Disks, Polygons, map_pixel_um, read_shapes
     from stimg.tl._infer import get_device
@@ -130,6 +138,12 @@ def predict_expression(
     if diameter_um is not None and (shapes is not None or not diameter_um > 0):
         msg = f"Expected `diameter_um` above 0, and not beside `shapes`, found {diameter_um}."
         raise ValueError(msg)
+    if map_path is not None and (not len(dense) or Path(map_path).exists()):
+        if not len(dense):
+            msg = "Expected genes in `dense` for the map at `map_path`, found none."
+            raise ValueError(msg)
+        msg = f"There is something at `map_path`={str(map_path)!r}. Remove it or choose another folder."
+        raise FileExistsError(msg)
     if not isinstance(adata, AnnData) and image is None and image_key is None:
         image_key = _only_image(adata, key_added)
     place = read_image_slide(
@@ -159,12 +173,14 @@ def predict_expression(
             UserWarning,
             stacklevel=2,
         )
-    options: dict[str, Any] = {"symmetric": symmetric, "device": device}
+    stain = place.image.stain if model.card["stain_normalise"] else None
+    statistics = slide_statistics(place.image, float(model.card["mpp"]), stain, place.centres[inside])
+    options: dict[str, Any] = {"statistics": statistics, "symmetric": symmetric, "device": device}
     values = np.full((table.n_obs, table.n_vars), np.nan, dtype=np.float32)
     values[np.ix_(inside, columns[known])] = read_shapes(model, place.image, read.take(inside), known, **options)
     expression_map = None
     if len(dense):
-        expression_map = _dense_map(model, place, list(dense), **options)
+        expression_map = _dense_map(model, place, list(dense), map_path, **options)
     table, result = prepare(adata, table_key, copy)
     table.layers[key_added] = values
     record = {
@@ -196,6 +212,7 @@ def _only_image(sdata: SpatialData, key_added: str) -> str | None:
 
 def _as_image(expression_map: dict[str, Any], sdata: SpatialData, image_key: str | None, *, from_own: bool) -> Any:
     """Make the dense map an image of genes with scale levels, in the coordinate systems of its source."""
+    import dask.array
     from spatialdata.models import Image2DModel
     from spatialdata.transformations import Affine, Sequence, get_transformation
 
@@ -205,10 +222,12 @@ def _as_image(expression_map: dict[str, Any], sdata: SpatialData, image_key: str
         source: Any = sdata.images[image_key]
         known: Any = get_transformation(source, get_all=True)
         systems = {system: Sequence([to_pixels, further]) for system, further in known.items()}
-    shape = expression_map["map"].shape
-    levels = max(0, int(np.log2(max(shape[1:]) / SMALLEST_LEVEL)))
+    values: Any = expression_map.get("map")
+    if values is None:
+        values = dask.array.from_zarr(expression_map["map_path"])
+    levels = max(0, int(np.log2(max(values.shape[1:]) / SMALLEST_LEVEL)))
     return Image2DModel.parse(
-        expression_map["map"],
+        values,
         dims=("c", "y", "x"),
         c_coords=[str(gene) for gene in expression_map["genes"]],
         transformations=systems,
@@ -244,9 +263,11 @@ def _check_shapes(shapes: Any, n_obs: int, scale: float) -> np.ndarray:
 
 
 def _dense_map(
-    model: ExpressionModel, place: ImagePlace, genes: Sequence[str], *, symmetric: bool, device: str
+    model: ExpressionModel, place: ImagePlace, genes: Sequence[str], path: str | Path | None, **options: Any
 ) -> dict[str, Any]:
-    """Return maps of genes between the outermost observations, their genes and transform."""
+    """Map genes between the outermost observations: the maps or where they were written, the genes, the transform."""
+    import zarr
+
     from stimg.tl._dense_infer import CORE, dense_blocks, map_pixel_um
 
     pixel = map_pixel_um(model)
@@ -257,11 +278,15 @@ def _dense_map(
     high = np.ceil(np.minimum(place.centres.max(0) + edge, size) / pixel / CORE).astype(int)
     blocks = np.stack(np.meshgrid(*(np.arange(*ends) for ends in zip(low, high, strict=True)), indexing="ij"), -1)
     extent = (high - low) * CORE
-    found = np.empty((len(rows), *extent), dtype=np.float32)
+    shape = (len(rows), int(extent[0]), int(extent[1]))
+    found: Any = np.empty(shape, dtype=np.float32)
+    if path is not None:
+        found = zarr.create_array(store=str(path), shape=shape, chunks=(1, CORE, CORE), dtype="float32")
     corners = (blocks.reshape(-1, 2) - low) * CORE
-    parts = dense_blocks(model, place.image, blocks.reshape(-1, 2), rows, symmetric=symmetric, device=device)
+    parts = dense_blocks(model, place.image, blocks.reshape(-1, 2), rows, **options)
     for (top, left), part in zip(corners, parts, strict=True):
         found[:, top : top + CORE, left : left + CORE] = part
     scale = pixel / place.um_per_unit
     transform = np.array([[scale, 0, low[1] * CORE * scale], [0, scale, low[0] * CORE * scale], [0, 0, 1]])
-    return {"map": found, "genes": np.asarray(genes, dtype=str), "transform": transform}
+    kept = {"map": found} if path is None else {"map_path": str(Path(path).resolve())}
+    return {**kept, "genes": np.asarray(genes, dtype=str), "transform": transform}

@@ -48,9 +48,9 @@ def train_expression(
     After PixNet (arXiv 2503.01347): an encoder's feature pyramid, a decoder with attentive fusion of scales to a map at
     a quarter of the image's resolution, values read inside the disk of each spot with exact areas, and the loss MSE +
     0.5 x (1 - Pearson over the batch) on log-normalised expression. Here genes are standardised, the gene head starts
-    from principal gene programs, and the network adds to a ridge regression on the colours around each place; a spot is
-    by default the mean over its disk (log-normalised values do not grow with the area), and besides single spots,
-    groups of neighbouring spots with summed counts are learned.
+    from principal gene programs, and the network adds to a ridge regression on the stain around each place compared
+    with the slide's other spots; a spot is by default the mean over its disk (log-normalised values do not grow with
+    the area), and besides single spots, groups of neighbouring spots with summed counts are learned.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def train_expression(
 
     from stimg.nn import DenseConfig, DenseNetwork, get_encoder
     from stimg.nn._dense import COARSEST_STRIDE
-    from stimg.tl._expression_training import ExpressionModule, colour_regression, standard_targets
+    from stimg.tl._expression_training import ExpressionModule, stain_regression, standard_targets
     from stimg.tl._training import EpochSampler, fit_module, training_length
 
     config = DenseConfig() if config is None else config
@@ -155,7 +155,7 @@ def train_expression(
         val_loader = DataLoader(plain, config.batch_size, **options) if val_fraction else None
         steps, seconds = training_length(len(loader), trainer_kwargs)
         module = ExpressionModule(network, config, patches, held_out, total_steps=steps, max_seconds=seconds, seed=seed)
-        network.start_from_colours(*colour_regression(module, DataLoader(plain, config.batch_size, **options)))
+        network.start_from_stain(*stain_regression(module, DataLoader(plain, config.batch_size, **options)))
         rows = fit_module(
             module,
             loader,

@@ -1,0 +1,122 @@
+"""Spots on a grid over the tissue of an H&E image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from stimg import _keys
+from stimg._validators import check_positive
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+LONGEST_PREVIEW = 2000  # pixels
+
+
+def image_grid(
+    image: Any,
+    genes: Sequence[str],
+    *,
+    pitch_um: float = 100.0,
+    diameter_um: float | None = None,
+    image_mpp: float | None = None,
+    name: str = "image",
+) -> AnnData:
+    """Lay a grid of spots over the tissue of an H&E image that was never sequenced.
+
+    What comes back is a slide without counts, for :func:`stimg.tl.predict_expression`.
+
+    Parameters
+    ----------
+    image
+        Path of a PNG, JPEG, TIFF or OME-TIFF file, or an array.
+    genes
+        Names of the genes, such as `model.genes`.
+    pitch_um
+        Distance between neighbouring spots in micrometres.
+    diameter_um
+        Diameter of the spots in micrometres; by default the pitch.
+    image_mpp
+        Micrometres per pixel; by default those in the file.
+    name
+        Name of the library in `.uns["spatial"]`.
+
+    Returns
+    -------
+    AnnData
+        One observation a site of the grid that lies on tissue, without counts (`.X` is empty CSR), with
+        `.obsm["spatial"]` in pixels of the image, `.obs["array_row"]`, `.obs["array_col"]`, the lattice of
+        :func:`stimg.pp.to_lattice`, and in `.uns["spatial"][name]` a preview of the image, its scale, the spots'
+        diameter and the path of the file. Of an array, pass the array again to `predict_expression`.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    OSError
+        The file is damaged or of an unknown format.
+    ValueError
+        A bad argument, no image, no resolution, or no tissue.
+
+    Examples
+    --------
+    >>> slide = stimg.pp.image_grid("biopsy.ome.tiff", model.genes, pitch_um=50)
+    >>> stimg.tl.predict_expression(slide, model)
+    """
+    from anndata import AnnData
+
+    from stimg._image import open_image
+    from stimg._image_files import file_mpp
+    from stimg.pp._to_lattice import to_lattice
+
+    check_positive("pitch_um", pitch_um)
+    diameter_um = pitch_um if diameter_um is None else diameter_um
+    check_positive("diameter_um", diameter_um)
+    if image_mpp is not None:
+        check_positive("image_mpp", image_mpp)
+    names = pd.Index(np.asarray(list(genes), dtype=str))
+    if isinstance(genes, str) or not len(names) or names.has_duplicates:
+        msg = f"Expected `genes` to be a list of different names, found {len(names)}, {names.nunique()} different."
+        raise ValueError(msg)
+    image_mpp = file_mpp(image) if image_mpp is None else image_mpp
+    if image_mpp is None:
+        msg = "Micrometres per pixel of `image` are not known. Pass `image_mpp`."
+        raise ValueError(msg)
+    opened = open_image(image, image_mpp, name)
+    mask, mask_mpp = opened.tissue
+    extent = np.array(opened.shape) * image_mpp
+    axes = [np.arange(pitch_um / 2, end, pitch_um) for end in extent]
+    sites = np.stack(np.meshgrid(*(np.arange(len(axis)) for axis in axes), indexing="ij"), -1).reshape(-1, 2)
+    centres = (sites + 0.5) * pitch_um
+    pixels = np.minimum((centres / mask_mpp).astype(int), np.array(mask.shape) - 1)
+    kept = np.flatnonzero(mask[tuple(pixels.T)])
+    if not len(kept):
+        msg = f"No site of a grid of {pitch_um:g} micrometres lies on tissue of {name!r}. Check `image_mpp`."
+        raise ValueError(msg)
+    rows, cols = sites[kept].T.astype(np.int32)
+    obs = pd.DataFrame(
+        {_keys.ARRAY_ROW: rows, _keys.ARRAY_COL: cols}, index=[f"{r}x{c}" for r, c in zip(rows, cols, strict=True)]
+    )
+    grid = AnnData(sparse.csr_matrix((len(kept), len(names)), dtype=np.float32), obs, pd.DataFrame(index=names))
+    grid.obsm[_keys.SPATIAL] = centres[kept][:, ::-1] / image_mpp
+    preview_mpp = max(image_mpp, float(extent.max()) / LONGEST_PREVIEW)
+    grid.uns[_keys.SPATIAL] = {
+        name: {
+            "images": {"hires": opened.overview(preview_mpp)},
+            "scalefactors": {
+                "tissue_hires_scalef": image_mpp / preview_mpp,
+                "spot_diameter_fullres": diameter_um / image_mpp,
+            },
+            "metadata": {"source_image_path": str(Path(image).resolve())} if isinstance(image, str | Path) else {},
+        }
+    }
+    to_lattice(grid, "square")
+    grid.uns[_keys.UNS][_keys.STEP_LATTICE]["pitch_um"] = float(pitch_um)
+    return grid
