@@ -9,7 +9,8 @@ network, and the network trained with the expert labels of the two other section
 is `.obsm["X_stimg_slide"]`. Scores: Gaussian mixture with tied covariance on at most 15 components, 7 domains, mean
 over 5 seeds of the mixture; k-NN (k = 15) in spatially blocked folds; k-NN trained on each of the two other sections
 and tested on the judged one. Rows of networks are means over the training seeds; "ARI sd" is the standard deviation
-over all mixtures of all training seeds.
+over all mixtures of all training seeds. Peers are trained on the judged section itself by `peers/run.py` and taken from
+`peers/out/` where they are; "own ARI" is that of their own clustering.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ SECTIONS = ("151673", "151674", "151675")
 N_DOMAINS = 7
 MIXTURES = 5
 WEIGHTS = Path("benchmarks/weights")
+PEERS = Path("benchmarks/peers/out")
 
 Sections = dict[str, AnnData]
 
@@ -94,7 +96,10 @@ def add_baselines(sections: Sections) -> None:
 
 
 def judge(sections: Sections, test: str, key: str, *, transfer: str | None = None) -> list[dict]:
-    """Scores of the embedding `.obsm[key]` on the judged section, a row a mixture; `transfer` names another one."""
+    """Scores of the embedding `.obsm[key]` on the judged section, a row a mixture; `transfer` names another one.
+
+    Without transfer scores where the other sections lack that embedding.
+    """
     section, transfer = sections[test], transfer or key
     labels = section.obs["domain"]
     scores = {"section": test, "method": key}
@@ -105,8 +110,10 @@ def judge(sections: Sections, test: str, key: str, *, transfer: str | None = Non
             other.obsm[transfer], other.obs["domain"], section.obsm[transfer], labels, method="knn"
         )
         for other in others
+        if transfer in other.obsm
     ]
-    scores |= {"blocked k-NN": blocked["accuracy"], "transfer k-NN": np.mean([one["accuracy"] for one in moved])}
+    scores["blocked k-NN"] = blocked["accuracy"]
+    scores["transfer k-NN"] = np.mean([one["accuracy"] for one in moved]) if moved else np.nan
     rows = []
     for seed in range(MIXTURES):
         stimg.tl.domains(section, N_DOMAINS, use_rep=key, rng=seed)
@@ -129,6 +136,16 @@ def main() -> None:
     for test in SECTIONS:
         for key in ("PCA", "PCA + 18 nearest", "PCA 20 + rings"):
             rows += judge(sections, test, key, transfer=f"{key}, shared")
+        for path in sorted(PEERS.glob(f"*/dlpfc-{test}/*.npz")):
+            with np.load(path) as found:
+                sections[test].obsm["peer"] = found["embedding"]
+                own = {}
+                if "labels" in found:
+                    scores = stimg.metrics.domain_scores(sections[test].obs["domain"], found["labels"])
+                    own = {"own ARI": scores["ari"]}
+            judged = judge(sections, test, "peer")
+            del sections[test].obsm["peer"]
+            rows += [{**row, **own, "method": path.parts[-3]} for row in judged]
         patches = training_patches(sections, test)
         for seed in range(args.train_seeds):
             options = {"config": args.config, "max_epochs": args.max_epochs, "seed": seed}
@@ -149,12 +166,14 @@ def main() -> None:
                     print(pd.DataFrame(judged).mean(numeric_only=True).round(3).to_dict(), name, test, flush=True)
     found = pd.DataFrame(rows)
     columns = ["ARI", "NMI", "accuracy", "blocked k-NN", "transfer k-NN"]
+    columns += ["own ARI"] if "own ARI" in found else []
     grouped = found.groupby(["section", "method"], sort=False)
     table = grouped[columns].mean()
     table.insert(1, "ARI sd", grouped["ARI"].std())
-    mean = table.groupby("method", sort=False).mean()
+    counts = table.groupby("method", sort=False).size()
+    mean = table.groupby("method", sort=False).mean()[counts == len(SECTIONS)]
     table = pd.concat([table.reset_index(), mean.reset_index().assign(section="mean")])[["section", "method", *table]]
-    seeds = found.dropna(subset="training seed").groupby(["method", "training seed"], sort=False)[columns].mean()
+    seeds = found.dropna(subset="training seed").groupby(["method", "training seed"], sort=False)[columns[:5]].mean()
     command = f"python benchmarks/dlpfc.py --config {args.config} --max-epochs {args.max_epochs}"
     text = (
         f"# DLPFC, leave one section out\n\n`{command} --train-seeds {args.train_seeds}` (stimg {stimg.__version__})\n"

@@ -99,14 +99,14 @@ class SpotModule(TrainingModule):
         return spot_loss(self.network(images), truth, self.recipe.pearson_loss)
 
 
-def spot_wise(crops: torch.Tensor, patches: object, test: torch.Tensor, epochs: int) -> np.ndarray:
+def spot_wise(crops: torch.Tensor, patches: object, test: torch.Tensor, epochs: int, *, seed: int = 0) -> np.ndarray:
     """Train on spots' crops one by one and predict."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     mean, sd, _ = standard_targets(patches, 0)
     truth = (torch.from_numpy(np.concatenate([s.targets for s in patches.slides])) - mean) / sd
     network = SpotNetwork(len(patches.genes))
     loader = DataLoader(TensorDataset(crops, truth), 128, shuffle=True)
-    module = SpotModule(network, DenseConfig(), total_steps=epochs * len(loader), max_seconds=None, seed=0)
+    module = SpotModule(network, DenseConfig(), total_steps=epochs * len(loader), max_seconds=None, seed=seed)
     options = {"max_epochs": epochs, "accelerator": "cpu"}
     fit_module(
         module,

@@ -142,7 +142,7 @@ def stain_regression(module: ExpressionModule, loader: Iterable[dict[str, Tensor
     once = np.unique(torch.cat(names).numpy(), axis=0, return_index=True)[1]  # a spot may lie in several crops
     statistics, truth = torch.cat(found).numpy()[once].astype(np.float64), torch.cat(wanted).numpy()[once]
     truth = np.nan_to_num(truth)
-    mean, sd = statistics.mean(0), np.maximum(statistics.std(0), 1e-6)
+    mean, sd = statistics.mean(0), np.maximum(statistics.std(0), 1e-6) / network.stain.weights.numpy()
     ridge = RidgeCV(np.logspace(-1, 5, 13)).fit((statistics - mean) / sd, truth)
     weight = np.atleast_2d(ridge.coef_) / sd
     bias = np.atleast_1d(ridge.intercept_) - weight @ mean
