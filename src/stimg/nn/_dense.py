@@ -142,9 +142,10 @@ class StainStatistics(nn.Module):
     """What the stain looks like around each place, standardised within the slide.
 
     Mean and deviation of each channel's optical density at several widths, and over the narrowest and the widest, how
-    much each channel changes from pixel to pixel at several scales (nuclei, fibres). Much of a spot's expression can be told from these,
-    and a few hundred spots are enough to learn it; that they are compared with the slide's other spots takes most of
-    the differences between laboratories' stains away (as AdaBN does with a network's features, arXiv 1603.04779).
+    much each channel changes from pixel to pixel at several scales (nuclei, fibres). Much of a spot's expression can be
+    told from these, and a few hundred spots are enough to learn it; that they are compared with the slide's other spots
+    takes most of the differences between laboratories' stains away (as AdaBN does with a network's features, arXiv
+    1603.04779).
 
     Attributes
     ----------
