@@ -32,11 +32,12 @@ from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
+from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 import stimg
 from stimg.nn import ConvEncoder, DenseConfig
-from stimg.tl._expression_training import jitter_colours, spot_loss, standard_targets
+from stimg.tl._expression_training import jitter_colours, standard_targets, uncorrelated
 from stimg.tl._training import TrainingModule, fit_module
 
 DATA = Path(os.environ["STIMG_DATA_DIR"])
@@ -96,7 +97,8 @@ class SpotModule(TrainingModule):
         images = jitter_colours(images, self.recipe.colour_jitter, generator)
         turns = torch.randint(8, (1,), generator=generator).item()
         images = torch.rot90(images.flip(3) if turns > 3 else images, turns % 4, (2, 3))
-        return spot_loss(self.network(images), truth, self.recipe.pearson_loss)
+        predicted = self.network(images)
+        return functional.mse_loss(predicted, truth) + self.recipe.pearson_loss * uncorrelated(predicted, truth)
 
 
 def spot_wise(crops: torch.Tensor, patches: object, test: torch.Tensor, epochs: int, *, seed: int = 0) -> np.ndarray:

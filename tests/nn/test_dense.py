@@ -124,7 +124,14 @@ def test_stain_statistics_are_means_deviations_and_changes_of_optical_density(im
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"aggregation": "max"}, {"group_sizes": ()}, {"group_sizes": (-1.0,)}, {"dropout": 1.0}, {"n_programs": 99}],
+    [
+        {"aggregation": "max"},
+        {"likelihood": "poisson"},
+        {"group_sizes": ()},
+        {"group_sizes": (-1.0,)},
+        {"dropout": 1.0},
+        {"n_programs": 99},
+    ],
 )
 def test_bad_settings_are_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

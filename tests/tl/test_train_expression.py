@@ -1,5 +1,7 @@
 """From H&E to expression, end to end."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import shapely
@@ -71,6 +73,26 @@ def test_the_network_learns_without_the_regression(clean, monkeypatch):
     patches = stimg.pp.to_image_patches(clean, size=160)
     found = train(patches, max_epochs=12, val_fraction=0).history["train_loss"]
     assert found.iloc[-4:].mean() < 0.9 * found.iloc[:4].mean()
+
+
+def test_counts_as_likelihood(clean, slide):
+    patches = stimg.pp.to_image_patches(clean, size=160)
+    config = replace(CONFIG, likelihood="negative_binomial", pearson_loss=0.0)
+    model = stimg.tl.train_expression(patches, config, max_epochs=4, device="cpu")
+    assert model.config.likelihood == "negative_binomial"
+    assert np.isfinite(model.history["train_loss"]).all()
+    predict(slide, model)
+    truth = patches.slides[0].targets
+    found = slide[patches.slides[0].obs_index, list(patches.genes)].layers[KEY]
+    assert stimg.metrics.expression_scores(truth, found)["pcc_m"] > 0.5
+
+
+def test_genes_that_a_slide_lacks(clean):
+    part = clean[:, clean.var_names[:6]].copy()
+    patches = stimg.pp.to_image_patches([clean, part], genes=list(clean.var_names), size=160)
+    for likelihood in ("gaussian", "negative_binomial"):
+        model = stimg.tl.train_expression(patches, replace(CONFIG, likelihood=likelihood), max_steps=2, device="cpu")
+        assert np.isfinite(model.history["train_loss"]).all()
 
 
 def test_the_regression_counts_a_spot_once(clean, monkeypatch):

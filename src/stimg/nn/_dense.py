@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from stimg.nn._encoder import ChannelNorm, ConvEncoder
 
 Aggregation = Literal["sum", "mean"]
+Likelihood = Literal["gaussian", "negative_binomial"]
 MAP_STRIDE = 4
 # Pixels of the map: at 2 um a pixel of the image 24, 104 and 200 um.
 STAIN_WIDTHS = (3, 13, 25)
@@ -31,8 +32,12 @@ class DenseConfig:
     aggregation
         How the map is read inside a spot: its `"mean"` over the spot's area, or its `"sum"` in units of the training
         spots' area, as PixNet has it.
+    likelihood
+        Loss of a spot: the mean squared error of standardised log-normalised expression (`"gaussian"`, as PixNet), or
+        the negative log likelihood of its counts, given its total, under a `"negative_binomial"` with one dispersion a
+        gene.
     pearson_loss
-        Weight of one minus the correlation over the batch beside the mean squared error (PixNet: 0.5).
+        Weight of one minus the correlation over the batch beside it (PixNet: 0.5).
     n_programs
         Principal gene programs of the training spots that start the gene head; 0 for a random one.
     group_sizes
@@ -50,6 +55,7 @@ class DenseConfig:
 
     dim: int = 64
     aggregation: Aggregation = "mean"
+    likelihood: Likelihood = "gaussian"
     pearson_loss: float = 0.5
     n_programs: int = 32
     group_sizes: tuple[float, ...] = (0.0, 1.1)
@@ -63,6 +69,9 @@ class DenseConfig:
     def __post_init__(self) -> None:
         if self.aggregation not in ("sum", "mean"):
             msg = f"Expected `aggregation` to be 'sum' or 'mean', found {self.aggregation!r}."
+            raise ValueError(msg)
+        if self.likelihood not in ("gaussian", "negative_binomial"):
+            msg = f"Expected `likelihood` to be 'gaussian' or 'negative_binomial', found {self.likelihood!r}."
             raise ValueError(msg)
         if not self.group_sizes or min(self.group_sizes) < 0:
             msg = f"Expected `group_sizes` of at least one radius of 0 or more, found {self.group_sizes}."

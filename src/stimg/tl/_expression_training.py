@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from scipy import sparse
 from scipy.spatial import cKDTree
+from torch import Tensor
 
 from stimg._footprints import disk_footprints
 from stimg.nn import DenseConfig, DenseNetwork
@@ -18,11 +20,31 @@ from stimg.tl._training import TrainingModule
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from torch import Tensor
-
     from stimg.pp import ImagePatchDataset
 
 MIN_SD = 1e-3
+SHARPNESS = 10.0  # of the bend that keeps log-normalised expression above zero in the likelihood of counts
+DISPERSIONS = (1e-3, 10.0)
+
+
+@dataclass(frozen=True)
+class Spots:
+    """What is read from a batch: spots, or groups of them.
+
+    Attributes
+    ----------
+    footprints
+        Sparse (n, pixels of the batch's maps).
+    targets
+        Log-normalised expression (n, n_genes); NaN for genes not measured.
+    counts, totals
+        Raw counts (n, n_genes), and over all genes (n,).
+    """
+
+    footprints: Tensor
+    targets: Tensor
+    counts: Tensor
+    totals: Tensor
 
 
 class ExpressionModule(TrainingModule):
@@ -59,6 +81,8 @@ class ExpressionModule(TrainingModule):
         self.patches = patches
         self.held_out = held_out
         self.pitches = [pitch_px(slide.centres, patches.mpp) for slide in patches.slides]
+        self.register_buffer("dispersion", dispersions(patches), persistent=False)
+        self.dispersion: Tensor
 
     def loss(self, batch: dict[str, Tensor], seed: int) -> Tensor:
         """Loss of one batch of crops: of training spots, with random colours and groups; else of those held out."""
@@ -70,11 +94,20 @@ class ExpressionModule(TrainingModule):
             images = jitter_colours(images, self.recipe.colour_jitter, generator)
             sizes = self.recipe.group_sizes
             group = sizes[int(torch.randint(len(sizes), (1,), generator=generator))]
-        footprints, targets = self.read_spots(batch, group)
+        spots = self.read_spots(batch, group)
         features = torch.cat([self.network.decode(images), stain], 1)
-        predicted = self.network.read(features, footprints.to(images.device))
-        truth = (targets.to(images.device) - self.network.gene_mean) / self.network.gene_sd
-        return spot_loss(predicted, truth, self.recipe.pearson_loss)
+        device = images.device
+        predicted = self.network.read(features, spots.footprints.to(device))
+        truth = (spots.targets.to(device) - self.network.gene_mean) / self.network.gene_sd
+        known = torch.isfinite(truth)
+        if self.recipe.likelihood == "gaussian":
+            errors = F.mse_loss(predicted, torch.where(known, truth, 0.0), reduction="none")
+        else:
+            expression = F.softplus(self.network.expression(predicted), beta=SHARPNESS)
+            means = spots.totals.to(device)[:, None] * torch.expm1(expression) / self.patches.target_sum
+            errors = negative_binomial_loss(means, spots.counts.to(device), self.dispersion)
+        error = (errors * known).sum() / known.sum().clamp(min=1)
+        return error + self.recipe.pearson_loss * uncorrelated(predicted, truth)
 
     def kept(self, batch: dict[str, Tensor]) -> np.ndarray:
         """Which of a batch's spots are for training, or those held out where the module is not being trained."""
@@ -82,8 +115,8 @@ class ExpressionModule(TrainingModule):
         held = [self.held_out[s][spots[crop == i]] for i, s in enumerate(batch["slide"].tolist())]
         return np.flatnonzero(np.concatenate(held) != self.training)
 
-    def read_spots(self, batch: dict[str, Tensor], group: float) -> tuple[Tensor, Tensor]:
-        """Footprints, sparse (n, pixels of the batch's maps), and log-normalised targets (n, n_genes)."""
+    def read_spots(self, batch: dict[str, Tensor], group: float) -> Spots:
+        """Spots of a batch, each with its neighbours within `group` pitches."""
         crop, slide = batch["batch"].cpu().numpy(), batch["slide"].cpu().numpy()
         spots, centres = batch["spots"].cpu().numpy(), batch["centres"].cpu().numpy()
         radii, of_slide = batch["radius"].cpu().numpy()[crop], slide[crop]
@@ -97,7 +130,8 @@ class ExpressionModule(TrainingModule):
             reach = group * np.array(self.pitches)[of_slide[kept]] / MAP_STRIDE
             members = neighbours(places, crop[kept], reach)
         counts, totals = self._counts(of_slide[kept], spots[kept])
-        targets = log_normalised_sums(members, counts, totals, self.patches.target_sum)
+        counts, totals = members @ counts, members @ totals
+        targets = log_normalised(counts, totals, self.patches.target_sum)
         missing = np.stack([np.isnan(self.patches.slides[s].targets).all(0) for s in slide])
         targets[missing[crop[kept]]] = np.nan
         areas = members @ areas
@@ -105,7 +139,12 @@ class ExpressionModule(TrainingModule):
             weights = areas.multiply(1 / areas.sum(1)[:, None])
         else:
             weights = areas.multiply(1 / (np.pi * radii**2)[:, None])
-        return as_tensor(sparse.csr_array(weights)), torch.from_numpy(targets)
+        return Spots(
+            as_tensor(sparse.csr_array(weights)),
+            torch.from_numpy(targets),
+            torch.from_numpy(counts).float(),
+            torch.from_numpy(totals).float(),
+        )
 
     def _counts(self, slides: np.ndarray, spots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Raw counts float64 (n, n_genes) and totals over all genes (n,) of spots."""
@@ -134,10 +173,10 @@ def stain_regression(module: ExpressionModule, loader: Iterable[dict[str, Tensor
     module.train()
     with torch.no_grad():
         for batch in loader:
-            footprints, targets = module.read_spots(batch, 0.0)
+            spots = module.read_spots(batch, 0.0)
             statistics = network.statistics(batch["image"].float() / 255, batch["stain"]).movedim(1, -1).flatten(0, 2)
-            found.append(torch.sparse.mm(footprints, statistics))
-            wanted.append((targets - network.gene_mean) / network.gene_sd)
+            found.append(torch.sparse.mm(spots.footprints, statistics))
+            wanted.append((spots.targets - network.gene_mean) / network.gene_sd)
             names.append(torch.stack([batch["slide"][batch["batch"]], batch["spots"]], 1)[module.kept(batch)])
     once = np.unique(torch.cat(names).numpy(), axis=0, return_index=True)[1]  # a spot may lie in several crops
     statistics, truth = torch.cat(found).numpy()[once].astype(np.float64), torch.cat(wanted).numpy()[once]
@@ -163,13 +202,33 @@ def neighbours(places: np.ndarray, crop: np.ndarray, reach: np.ndarray) -> spars
     return sparse.csr_array(near.astype(float))
 
 
-def log_normalised_sums(
-    members: sparse.csr_array, counts: np.ndarray, totals: np.ndarray, target_sum: float
-) -> np.ndarray:
-    """Log-normalised expression float32 (n_groups, n_genes) of the summed counts of groups."""
-    total = members @ totals
-    share = (members @ counts) / np.where(total > 0, total, 1)[:, None]
+def log_normalised(counts: np.ndarray, totals: np.ndarray, target_sum: float) -> np.ndarray:
+    """Log-normalised expression float32 (n, n_genes) of counts with these totals (n,)."""
+    share = counts / np.where(totals > 0, totals, 1)[:, None]
     return np.log1p(target_sum * share).astype(np.float32)
+
+
+def dispersions(patches: ImagePatchDataset) -> Tensor:
+    """Overdispersion of each gene by the method of moments: variance = mean + dispersion x mean^2; float32 (n_genes,).
+
+    The mean of a spot's count is its total times the gene's share of all counts.
+    """
+    excess, squares = np.zeros(len(patches.genes)), np.zeros(len(patches.genes))
+    for slide in patches.slides:
+        share = np.asarray(slide.counts.sum(0)).ravel() / max(slide.totals.sum(), 1)
+        means = slide.totals[:, None] * share
+        excess += ((slide.counts.toarray() - means) ** 2 - means).sum(0)
+        squares += (means**2).sum(0)
+    return torch.from_numpy(np.clip(excess / np.maximum(squares, 1e-12), *DISPERSIONS)).float()
+
+
+def negative_binomial_loss(means: Tensor, counts: Tensor, dispersion: Tensor) -> Tensor:
+    """Negative log likelihood of counts (n, n_genes) with these means and one dispersion (n_genes,) a gene."""
+    size = 1 / dispersion
+    means = means.clamp(min=1e-4)
+    log_sum = torch.log(size + means)
+    chance = torch.lgamma(counts + size) - torch.lgamma(size) - torch.lgamma(counts + 1)
+    return -(chance + size * (torch.log(size) - log_sum) + counts * (torch.log(means) - log_sum))
 
 
 def jitter_colours(images: Tensor, sd: float, generator: torch.Generator) -> Tensor:
@@ -181,24 +240,22 @@ def jitter_colours(images: Tensor, sd: float, generator: torch.Generator) -> Ten
     return torch.exp(-(density * scale.exp() + 0.5 * shift * density.mean((2, 3), keepdim=True))).clamp(0, 1)
 
 
-def spot_loss(predicted: Tensor, truth: Tensor, pearson_weight: float) -> Tensor:
-    """Mean squared error plus `pearson_weight` x (1 - Pearson over the batch, mean over genes), as PixNet's loss.
+def uncorrelated(predicted: Tensor, truth: Tensor) -> Tensor:
+    """One minus the Pearson correlation over the batch, mean over genes (PixNet); NaN in `truth` is left out.
 
-    NaN in `truth` (a gene that the slide was not measured for) is left out.
+    Zero of fewer than three spots; genes that are constant in the batch do not count.
     """
+    if len(truth) < 3:
+        return predicted.sum() * 0
     known = torch.isfinite(truth)
-    truth = torch.where(known, truth, predicted.detach())
-    error = F.mse_loss(predicted, truth, reduction="none")
-    loss = (error * known).sum() / known.sum().clamp(min=1)
-    if not pearson_weight or len(truth) < 3:
-        return loss
+    truth = torch.where(known, truth, 0.0)
     number = known.sum(0).clamp(min=1)
     centred = [known * (x - (x * known).sum(0) / number) for x in (predicted, truth)]
     product = (centred[0] * centred[1]).sum(0)
     norms = [x.square().sum(0) for x in centred]
     judged = (known.sum(0) > 2) & (norms[1] > 1e-8)
     pearson = product / (norms[0] * norms[1] + 1e-8).sqrt()
-    return loss + pearson_weight * ((1 - pearson) * judged).sum() / judged.sum().clamp(min=1)
+    return ((1 - pearson) * judged).sum() / judged.sum().clamp(min=1)
 
 
 def as_tensor(matrix: sparse.csr_array) -> Tensor:
