@@ -75,7 +75,7 @@ def online(monkeypatch, tmp_path, published) -> list[str]:
     """Replace the network by the miniatures; returns the list of the addresses that were asked for."""
     asked: list[str] = []
 
-    def retrieve(url, known_hash, fname, path, progressbar):
+    def retrieve(url, known_hash, fname, path, downloader):
         asked.append(url)
         source = next(file for end, file in published.items() if url.endswith(end))
         return shutil.copy(source, Path(path) / fname)

@@ -6,8 +6,10 @@ import hashlib
 import json
 import logging
 import os
+from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 from stimg._settings import settings
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 DATA_DIR = "STIMG_DATA_DIR"
 HASHES = "sha256.json"
+TIMEOUT = 60  # seconds without an answer
+LOCK = Lock()  # downloads of one process may run side by side
 
 logger = logging.getLogger("stimg")
 
@@ -58,7 +62,7 @@ def read_local(collection: str, name: str) -> AnnData | None:
     return adata
 
 
-def fetch(url: str, collection: str, slide: str, file: str | None = None) -> Path:
+def fetch(url: str, collection: str, slide: str, file: str | None = None, advice: str = "") -> Path:
     """Return the cached copy of a published file; download it at first use.
 
     The sources publish no checksums. The sha256 of a file is recorded beside it at its first download, and every later
@@ -73,7 +77,9 @@ def fetch(url: str, collection: str, slide: str, file: str | None = None) -> Pat
     slide
         The slide's name, for messages.
     file
-        Name in the cache; by default the last part of the url.
+        Name in the cache, with folders; by default the last part of the url.
+    advice
+        What else to do without a connection, for the error; by default to put the slide in `$STIMG_DATA_DIR`.
 
     Returns
     -------
@@ -87,29 +93,30 @@ def fetch(url: str, collection: str, slide: str, file: str | None = None) -> Pat
         The file is not the one that was recorded.
     """
     folder = settings.cachedir / "datasets" / collection
-    folder.mkdir(parents=True, exist_ok=True)
-    file = file or url.rsplit("/", 1)[-1]
-    path = folder / file
+    path = folder / (file or url.rsplit("/", 1)[-1])
+    path.parent.mkdir(parents=True, exist_ok=True)
     if not path.is_file():
-        _download(url, path, collection, slide)
+        if not advice:
+            local = Path(os.environ.get(DATA_DIR) or f"${DATA_DIR}") / collection / f"{slide}.h5ad"
+            advice = f"or set ${DATA_DIR} and put the slide, as AnnData, at {str(local)!r}"
+        _download(url, path, advice)
     _check_hash(path)
     return path
 
 
-def _download(url: str, path: Path, collection: str, slide: str) -> None:
+def _download(url: str, path: Path, advice: str) -> None:
     import pooch
 
     log = pooch.get_logger()
     level = log.level
     log.setLevel(logging.WARNING)  # its advice on hashes is for developers
     try:
-        pooch.retrieve(url, known_hash=None, fname=path.name, path=path.parent, progressbar=settings.progress)
+        pooch.retrieve(url, known_hash=None, fname=path.name, path=path.parent, downloader=_resume)
     except (OSError, ValueError) as e:
-        local = Path(os.environ.get(DATA_DIR) or f"${DATA_DIR}") / collection / f"{slide}.h5ad"
         msg = (
-            f"Could not download {url} ({type(e).__name__}: {e}). Connect to the internet and try again; or put that "
-            f"file at {str(path)!r} by hand; or set ${DATA_DIR} and put the slide, as AnnData, at {str(local)!r}. "
-            "`stimg.datasets.synthetic()` needs no download."
+            f"Could not download {url} ({type(e).__name__}: {e}). Connect to the internet and try again, it goes on "
+            f"where it stopped; or put that file at {str(path)!r} by hand; {advice}. `stimg.datasets.synthetic()` "
+            "needs no download."
         )
         raise ConnectionError(msg) from e
     finally:
@@ -119,8 +126,51 @@ def _download(url: str, path: Path, collection: str, slide: str) -> None:
         raise ConnectionError(msg)
 
 
+def _resume(url: str, output_file: str, _: Any) -> None:
+    """Download for pooch: to a file beside the output, at whose end a later call goes on."""
+    import requests
+    from tqdm.auto import tqdm
+
+    folder = Path(output_file).parent
+    partial = folder / f".{hashlib.sha256(url.encode()).hexdigest()[:16]}.part"
+    start = partial.stat().st_size if partial.is_file() else 0
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
+        if answer.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            partial.unlink()
+            msg = "the part fetched before is longer than the file"
+            raise OSError(msg)
+        answer.raise_for_status()
+        go_on = answer.status_code == HTTPStatus.PARTIAL_CONTENT
+        rest = int(answer.headers.get("Content-Length", 0))
+        start = start if go_on else 0
+        with (
+            partial.open("ab" if go_on else "wb") as file,
+            tqdm(
+                total=(start + rest) or None,
+                initial=start,
+                unit="B",
+                unit_scale=True,
+                desc=Path(url).name,
+                disable=not settings.progress,
+                leave=False,
+            ) as bar,
+        ):
+            for block in answer.iter_content(1 << 20):
+                bar.update(file.write(block))
+    if rest and partial.stat().st_size != start + rest:
+        msg = f"{partial.stat().st_size:,} of {start + rest:,} bytes came"
+        raise OSError(msg)
+    partial.replace(output_file)
+
+
 def _check_hash(path: Path) -> None:
     """Compare a file with its recorded sha256, or record it."""
+    with LOCK:
+        _compare_hash(path)
+
+
+def _compare_hash(path: Path) -> None:
     registry = path.parent / HASHES
     try:
         known = json.loads(registry.read_text()) if registry.is_file() else {}

@@ -72,8 +72,8 @@ def read_image_slide(
     spatial_key, library_id, image_key, table_key
         Where coordinates, images and the table are.
     image_mpp
-        Micrometres per pixel of the image; by default those of the file, or from the pitch that
-        :func:`stimg.pp.to_lattice` recorded.
+        Micrometres per pixel of the image; by default from the pitch that :func:`stimg.pp.to_lattice` recorded, from
+        `microns_per_pixel` among the scale factors, or those of the file.
     diameter_um
         Diameter of a spot; by default `spot_diameter_fullres`.
     name
@@ -102,6 +102,8 @@ def read_image_slide(
         own = check_coordinates(table, recorded["spatial_key"])  # the pitch was measured in these
         pitch = float(recorded["pitch"]) * _nearest(coordinates) / _nearest(own)
         um_per_unit = float(recorded["pitch_um"]) / pitch
+    elif (given := library.get("scalefactors", {}).get("microns_per_pixel")) is not None:
+        um_per_unit = float(given)
     elif (found := file_mpp(source)) is not None:
         um_per_unit = found * pixels_per_unit
     else:

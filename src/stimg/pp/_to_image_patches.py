@@ -72,8 +72,8 @@ def to_image_patches(
         Without `genes`: so many genes that all slides have, with the highest mean of log-normalised expression over all
         spots (as PixNet, arXiv 2503.01347).
     image_mpp
-        Micrometres per pixel of the images; by default those in a TIFF file, or from the pitch that
-        :func:`stimg.pp.to_lattice` recorded.
+        Micrometres per pixel of the images; by default from the pitch that :func:`stimg.pp.to_lattice` recorded, from
+        `microns_per_pixel` among the scale factors (Space Ranger), or those in a TIFF file.
     diameter_um
         Diameter of the spots; by default `spot_diameter_fullres` of the scale factors.
     stain_normalise

@@ -174,8 +174,8 @@ def stain_regression(module: ExpressionModule, loader: Iterable[dict[str, Tensor
     with torch.no_grad():
         for batch in loader:
             spots = module.read_spots(batch, 0.0)
-            statistics = network.statistics(batch["image"].float() / 255, batch["stain"]).movedim(1, -1).flatten(0, 2)
-            found.append(torch.sparse.mm(spots.footprints, statistics))
+            maps = network.statistics(batch["image"].float() / 255, batch["stain"]).movedim(1, -1).flatten(0, 2)
+            found.append(torch.sparse.mm(spots.footprints, maps))
             wanted.append((spots.targets - network.gene_mean) / network.gene_sd)
             names.append(torch.stack([batch["slide"][batch["batch"]], batch["spots"]], 1)[module.kept(batch)])
     once = np.unique(torch.cat(names).numpy(), axis=0, return_index=True)[1]  # a spot may lie in several crops

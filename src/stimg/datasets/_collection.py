@@ -1,0 +1,198 @@
+"""Many slides on disk, read one by one."""
+
+from __future__ import annotations
+
+import difflib
+from abc import ABC, abstractmethod
+from copy import copy
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from stimg import _keys
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    import pandas as pd
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+SPOT_UM = {"ST": 100.0, "Visium": 55.0, "VisiumHD": 8.0}
+
+
+class Collection(ABC):
+    """A catalogue of slides, each read when it is asked for.
+
+    From :func:`stimg.datasets.stimage_1k4m` and :func:`stimg.datasets.hest`. `collection["name"]` and
+    `collection[3]` read a slide, iteration reads one after another.
+
+    Attributes
+    ----------
+    catalogue
+        One row a slide, its index the names: `technology` (`"ST"`, `"Visium"`, `"VisiumHD"`, ...), `species`, `tissue`,
+        `study`, `title`, `cancer`, `spots`, `genes`, `annotated`, `licence`.
+    """
+
+    def __init__(self, catalogue: pd.DataFrame) -> None:
+        self.catalogue = catalogue
+
+    def __repr__(self) -> str:
+        parts = [
+            f"{count:,} {name}" for name, count in self.catalogue["technology"].value_counts().items() if count > 0
+        ]
+        spots = int(self.catalogue["spots"].fillna(0).sum())
+        return f"{type(self).__name__}: {len(self):,} slides ({', '.join(parts)}), {spots:,} spots"
+
+    def __len__(self) -> int:
+        return len(self.catalogue)
+
+    def __iter__(self) -> Iterator[AnnData]:
+        return (self.read(name) for name in self.names)
+
+    def __getitem__(self, slide: str | int) -> AnnData:
+        """Read a slide by its name or number."""
+        return self.read(self.names[slide] if isinstance(slide, int | np.integer) else slide)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the slides in the order of the catalogue."""
+        return self.catalogue.index.tolist()
+
+    def filter(
+        self,
+        slides: str | Iterable[str] | None = None,
+        *,
+        tissue: str | Sequence[str] | None = None,
+        species: str | Sequence[str] | None = None,
+        technology: str | Sequence[str] | None = None,
+        study: str | None = None,
+        cancer: bool | None = None,
+        annotated: bool | None = None,
+    ) -> Self:
+        """Return the slides that fit all conditions.
+
+        Parameters
+        ----------
+        slides
+            Names.
+        tissue, species, technology
+            One value or several, without regard to case.
+        study
+            Part of the study's identifiers (PubMed numbers), such as `"34650042"`.
+        cancer, annotated
+            Tissue with or without a tumour; slides with or without a pathologist's annotation.
+
+        Raises
+        ------
+        KeyError
+            An unknown slide.
+        ValueError
+            A value that no slide has, or no slide that fits all of them.
+        """
+        kept = np.ones(len(self), dtype=bool)
+        if slides is not None:
+            wanted = [slides] if isinstance(slides, str) else list(slides)
+            kept &= self.catalogue.index.isin([self.check_name(name) for name in wanted])
+        for column, values in (("tissue", tissue), ("species", species), ("technology", technology)):
+            if values is not None:
+                kept &= self._fits(column, [values] if isinstance(values, str) else list(values))
+        if study is not None:
+            kept &= self.catalogue["study"].astype(str).str.contains(str(study), regex=False).to_numpy()
+        for column, flag in (("cancer", cancer), ("annotated", annotated)):
+            if flag is not None:
+                kept &= (self.catalogue[column] == flag).fillna(False).to_numpy(dtype=bool)
+        if not kept.any():
+            msg = f"No slide of {len(self)} fits all conditions. Look at `collection.catalogue`."
+            raise ValueError(msg)
+        other = copy(self)
+        other.catalogue = self.catalogue[kept]
+        return other
+
+    def check_name(self, name: str) -> str:
+        """Return the name of a slide, or refuse it and suggest near ones."""
+        if name in self.catalogue.index:
+            return str(name)
+        lower = {known.lower(): known for known in self.names}
+        near = [lower[found] for found in difflib.get_close_matches(str(name).lower(), lower, n=3, cutoff=0.4)]
+        msg = f"No slide {name!r} among the {len(self)} of this collection."
+        raise KeyError(f"{msg} Did you mean {' or '.join(map(repr, near))}?" if near else msg)
+
+    @abstractmethod
+    def read(self, slide: str, *, image: bool = True) -> AnnData:
+        """Read a slide.
+
+        Parameters
+        ----------
+        slide
+            Its name.
+        image
+            Whether the image must be there; of it the path is kept alone.
+
+        Returns
+        -------
+        AnnData
+            Raw counts in `.X` (CSR), `.obsm["spatial"]` (x, y in pixels of the image), `.obs["domain"]` (categorical)
+            where the slide is annotated, `.obs["array_row"]` and `.obs["array_col"]` where spots are named by them, and
+            `.uns["spatial"][slide]`: the scale factors `spot_diameter_fullres` and `microns_per_pixel`, and
+            `metadata` with `source_image_path`, which :func:`stimg.pp.to_image_patches` opens.
+
+        Raises
+        ------
+        KeyError
+            An unknown slide; near names are suggested.
+        FileNotFoundError
+            A file is missing.
+        OSError
+            A file is damaged.
+        ValueError
+            Files do not fit each other.
+        """
+
+    def to_spatialdata(self, slide: str) -> SpatialData:
+        """Read a slide as `SpatialData`, with its spots as circles and its image as a lazy multi-scale raster.
+
+        Raises
+        ------
+        As `read`.
+        """
+        import dask.array as da
+        import geopandas
+        import shapely
+        from spatialdata import SpatialData
+        from spatialdata.models import Image2DModel, ShapesModel, TableModel
+
+        from stimg._image_files import WholeFile, open_file
+
+        table = self.read(slide)
+        entry = table.uns[_keys.SPATIAL][slide]
+        radius = entry["scalefactors"]["spot_diameter_fullres"] / 2
+        points = shapely.points(table.obsm[_keys.SPATIAL])
+        numbers = np.arange(table.n_obs)
+        frame = geopandas.GeoDataFrame({"geometry": points, "radius": radius}, index=numbers)
+        level = open_file(_path(entry))[0]
+        pixels = level.at(1)[0] if isinstance(level, WholeFile) else level
+        values = da.from_array(pixels, chunks=(2048, 2048, -1))
+        raster = Image2DModel.parse(values.transpose(2, 0, 1), dims=("c", "y", "x"), scale_factors=[2, 2, 2])
+        table.obs["region"], table.obs["instance"] = slide, numbers
+        table.obs["region"] = table.obs["region"].astype("category")
+        parsed = TableModel.parse(table, region=slide, region_key="region", instance_key="instance")
+        shapes = {slide: ShapesModel.parse(frame)}
+        return SpatialData(images={f"{slide}_image": raster}, shapes=shapes, tables={"table": parsed})
+
+    def _fits(self, column: str, values: list[str]) -> np.ndarray:
+        found = self.catalogue[column].astype(str).str.lower()
+        if unknown := [value for value in values if value.lower() not in set(found)]:
+            known = sorted(self.catalogue[column].dropna().astype(str).unique())
+            near = difflib.get_close_matches(unknown[0].lower(), [name.lower() for name in known], n=3)
+            advice = f" Did you mean {' or '.join(map(repr, near))}?" if near else f" Known are {known}."
+            msg = f"No slide with `{column}`={unknown[0]!r}.{advice}"
+            raise ValueError(msg)
+        return found.isin([value.lower() for value in values]).to_numpy()
+
+
+def _path(entry: dict[str, Any]) -> Path:
+    from pathlib import Path
+
+    return Path(entry["metadata"]["source_image_path"])

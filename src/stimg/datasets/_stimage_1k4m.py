@@ -1,0 +1,225 @@
+"""STimage-1K4M: 1,149 slides with H&E, read in the data set's own layout."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from stimg import _keys
+from stimg._settings import settings
+from stimg._validators import check_positive_int
+from stimg.datasets._collection import Collection
+from stimg.datasets._stimage_source import CACHE, HubFiles, LocalFiles, read_catalogue
+from stimg.datasets._stimage_tables import array_positions, check_unique, read_annotation, read_coordinates
+from stimg.datasets._wide_counts import read_wide_counts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from anndata import AnnData
+
+LEAST_SHARED = 0.5
+
+
+def stimage_1k4m(
+    slides: str | Iterable[str] | None = None,
+    *,
+    root: str | Path | None = None,
+    tissue: str | Sequence[str] | None = None,
+    species: str | Sequence[str] | None = None,
+    technology: str | Sequence[str] | None = None,
+    study: str | None = None,
+    cancer: bool | None = None,
+    annotated: bool | None = None,
+    revision: str | None = None,
+) -> STimage1K4M:
+    """Open STimage-1K4M, or a part of it: 1,149 slides of human, mouse and other tissues with H&E images.
+
+    Nothing but the catalogue (1.5 MB) is downloaded before a slide is read. Files are fetched from the hub where the
+    authors published them, kept in `stimg.settings.cachedir`, and compared with the sha256 of their first download. The
+    collection is published under the MIT licence; the licences of the single studies apply to their slides.
+
+    Parameters
+    ----------
+    slides
+        Names of slides; all by default.
+    root
+        Folder of a copy in the data set's own layout, with `meta`, `annotation`, `ST`, `Visium` and `VisiumHD`. Nothing
+        is downloaded then.
+    tissue, species, technology, study, cancer, annotated
+        Conditions, as of :meth:`Collection.filter`. Technologies are `"ST"`, `"Visium"` and `"VisiumHD"`.
+    revision
+        Commit of the hub. By default the one that was the newest at the first download, which the cache records.
+
+    Returns
+    -------
+    STimage1K4M
+        With `catalogue`, `read`, `download` and `filter`.
+
+    Raises
+    ------
+    FileNotFoundError
+        `root` is not in the data set's layout.
+    ConnectionError
+        The catalogue is neither cached nor fetched.
+    KeyError
+        An unknown slide.
+    ValueError
+        No slide that fits the conditions.
+
+    References
+    ----------
+    Chen et al. 2024, STimage-1K4M, arXiv 2406.06393.
+
+    Examples
+    --------
+    >>> brain = stimg.datasets.stimage_1k4m(tissue="brain", species="human", annotated=True)
+    >>> brain.catalogue
+    >>> slide = brain[0]
+    """
+    source = LocalFiles(root) if root is not None else HubFiles(revision)
+    collection = STimage1K4M(read_catalogue(source), source)
+    return collection.filter(
+        slides,
+        tissue=tissue,
+        species=species,
+        technology=technology,
+        study=study,
+        cancer=cancer,
+        annotated=annotated,
+    )
+
+
+class STimage1K4M(Collection):
+    """STimage-1K4M or a part of it, from :func:`stimg.datasets.stimage_1k4m`."""
+
+    def __init__(self, catalogue: pd.DataFrame, source: LocalFiles | HubFiles) -> None:
+        super().__init__(catalogue)
+        self.source = source
+
+    def files(self, slide: str) -> dict[str, str]:
+        """Files of a slide by role, as paths inside the data set."""
+        slide = self.check_name(slide)
+        folder = self.catalogue.loc[slide, "technology"]
+        found = {
+            "coordinates": f"{folder}/coord/{slide}_coord.csv",
+            "counts": f"{folder}/gene_exp/{slide}_count.csv",
+            "image": f"{folder}/image/{slide}.png",
+        }
+        annotation = self.source.annotations().get(slide)
+        return found | ({"annotation": annotation} if annotation else {})
+
+    def download(self, *, image: bool = True, n_jobs: int = 4) -> None:
+        """Fetch all slides of this collection, several files at once. What is there already is not fetched again.
+
+        Parameters
+        ----------
+        image
+            Fetch the images as well, which are the most of it.
+        n_jobs
+            Files at once.
+
+        Raises
+        ------
+        ConnectionError
+            A file could not be fetched. Call again to continue where it stopped.
+        OSError
+            A file is not the one that was recorded.
+        """
+        from tqdm.auto import tqdm
+
+        check_positive_int("n_jobs", n_jobs)
+        wanted = [
+            (path, slide)
+            for slide in self.names
+            for role, path in self.files(slide).items()
+            if image or role != "image"
+        ]
+        with ThreadPoolExecutor(n_jobs) as pool:
+            done = pool.map(lambda pair: self.source.path(*pair), wanted)
+            for _ in tqdm(done, total=len(wanted), desc="STimage-1K4M", disable=not settings.progress):
+                pass
+
+    def read(self, slide: str, *, image: bool = True) -> AnnData:
+        """Read a slide; see `Collection.read`. The parsed counts are kept in `stimg.settings.cachedir` as `.h5ad`."""
+        import anndata
+
+        files = self.files(slide)
+        paths = {role: self.source.path(path, slide) for role, path in files.items() if image or role != "image"}
+        cached = settings.cachedir / "datasets" / CACHE / "h5ad" / f"{slide}.h5ad"
+        state = json.dumps({role: _state(path) for role, path in paths.items() if role != "image"}, sort_keys=True)
+        adata = anndata.read_h5ad(cached) if _cached_state(cached) == state else None
+        if adata is None:
+            adata = self._assemble(slide, paths)
+            adata.uns["stimg_source"] = state
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            partial = cached.with_suffix(".partial.h5ad")
+            adata.write_h5ad(partial, compression="lzf")
+            partial.replace(cached)
+        del adata.uns["stimg_source"]
+        if image:
+            adata.uns[_keys.SPATIAL][slide]["metadata"]["source_image_path"] = str(paths["image"])
+        return adata
+
+    def _assemble(self, slide: str, paths: dict[str, Path]) -> AnnData:
+        from anndata import AnnData
+
+        places = read_coordinates(paths["coordinates"])
+        counts, spots, genes = read_wide_counts(paths["counts"])
+        check_unique(spots, paths["counts"])
+        rows = places.index.get_indexer(spots)
+        known = np.flatnonzero(rows >= 0)
+        if len(known) < LEAST_SHARED * max(len(spots), len(places)):
+            msg = (
+                f"Only {len(known):,} spots of {slide!r} are in both its counts ({len(spots):,}, {spots[0]!r}, ...) "
+                f"and its coordinates ({len(places):,}, {places.index[0]!r}, ...). The files do not belong together."
+            )
+            raise ValueError(msg)
+        if len(known) < max(len(spots), len(places)):
+            warnings.warn(
+                f"{len(spots):,} spots of {slide!r} have counts and {len(places):,} coordinates; the {len(known):,} "
+                "with both are kept.",
+                UserWarning,
+                stacklevel=4,
+            )
+        places = places.iloc[rows[known]]
+        technology = str(self.catalogue.loc[slide, "technology"])
+        obs = pd.DataFrame(index=spots[known])
+        positions, spot_um = array_positions(spots[known], technology)
+        if positions is not None:
+            obs[_keys.ARRAY_ROW], obs[_keys.ARRAY_COL] = positions.T.astype(np.int32)
+        if "annotation" in paths:
+            obs["domain"] = read_annotation(paths["annotation"], obs.index)
+        adata = AnnData(counts[known], obs=obs, var=pd.DataFrame(index=genes))
+        adata.var_names_make_unique()
+        adata.obsm[_keys.SPATIAL] = places[["xaxis", "yaxis"]].to_numpy(dtype=np.float64)
+        diameter = 2 * float(places["r"].median())
+        adata.uns[_keys.SPATIAL] = {
+            slide: {
+                "images": {},
+                "scalefactors": {"spot_diameter_fullres": diameter, "microns_per_pixel": spot_um / diameter},
+                "metadata": {name: str(self.catalogue.loc[slide, name]) for name in ("technology", "study", "licence")},
+            }
+        }
+        return adata
+
+
+def _state(path: Path) -> list[Any]:
+    return [str(path), path.stat().st_size, path.stat().st_mtime_ns]
+
+
+def _cached_state(path: Path) -> str | None:
+    """Say what the cached slide was made from, or `None` where there is none that can be read."""
+    import h5py
+
+    try:
+        with h5py.File(path) as file:
+            return file["uns/stimg_source"][()].decode()  # type: ignore[index, union-attr]
+    except (OSError, KeyError):
+        return None
