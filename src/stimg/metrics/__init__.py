@@ -7,6 +7,7 @@ import lazy_loader as _lazy
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
+        "_retrieval": ["embedding_scores", "retrieval_recall"],
         "_domains": ["domain_scores"],
         "_expression": ["expression_scores", "gene_correlations", "smooth_expression"],
         "_interpolation": ["hide_regions", "interpolate_hidden"],
@@ -25,3 +26,5 @@ if TYPE_CHECKING:
     from stimg.metrics._probes import probe as probe
     from stimg.metrics._probes import transfer_probe as transfer_probe
     from stimg.metrics._reconstruction import reconstruction_scores as reconstruction_scores
+    from stimg.metrics._retrieval import embedding_scores as embedding_scores
+    from stimg.metrics._retrieval import retrieval_recall as retrieval_recall

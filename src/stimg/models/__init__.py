@@ -7,6 +7,7 @@ import lazy_loader as _lazy
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
+        "_alignment_model": ["AlignmentModel"],
         "_expression_model": ["ExpressionModel"],
         "_model": ["Model"],
         "_registry": ["available", "card", "load"],
@@ -14,6 +15,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
 )
 
 if TYPE_CHECKING:
+    from stimg.models._alignment_model import AlignmentModel as AlignmentModel
     from stimg.models._expression_model import ExpressionModel as ExpressionModel
     from stimg.models._model import Model as Model
     from stimg.models._registry import available as available

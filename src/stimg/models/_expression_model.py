@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import pandas as pd
-
-from stimg.models._model import HISTORY_COLUMNS
-from stimg.models._weights_file import check_vocabulary, read_content, read_tensors, write_weights
-from stimg.nn import DenseConfig, DenseNetwork, get_encoder
-from stimg.nn._encoder import BUNDLED_ENCODER
+from stimg.models._image_model import ImageModel
+from stimg.nn import DenseConfig, DenseNetwork
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    import numpy as np
-    from torch import Tensor
+    from torch import nn
 
 
-@dataclass
-class ExpressionModel:
+@dataclass(repr=False)
+class ExpressionModel(ImageModel):
     """A network from H&E to dense expression, and its card.
 
     Returned by :func:`stimg.tl.train_expression` and :meth:`ExpressionModel.load`.
@@ -39,12 +31,14 @@ class ExpressionModel:
         One row an epoch: `epoch`, `train_loss`, `val_loss`, `lr`, `seconds`.
     """
 
+    kind: ClassVar[str] = "expression"
+
     network: DenseNetwork
-    genes: np.ndarray
-    card: dict[str, Any]
-    history: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=HISTORY_COLUMNS))
-    sha256: str = ""
-    """Hash of the file that the model was loaded from or saved to last; empty for weights never saved."""
+
+    @staticmethod
+    def build(config: dict[str, Any], n_genes: int, encoder: nn.Module) -> DenseNetwork:
+        """Make the network of a configuration."""
+        return DenseNetwork(DenseConfig.from_dict(config), n_genes, encoder)
 
     @property
     def config(self) -> DenseConfig:
@@ -52,84 +46,4 @@ class ExpressionModel:
         return self.network.config
 
     def __repr__(self) -> str:
-        slides = self.card["slides"]
-        n_parameters = sum(p.numel() for p in self.network.parameters())
-        lines = [
-            f"stimg ExpressionModel {self.card['name']!r}: {n_parameters / 1e6:.2f} M parameters, encoder "
-            f"{self.card['encoder']!r}",
-            f"  genes     {len(self.genes):,} ({', '.join(self.genes[:4])}, ...)",
-            f"  images    {self.card['mpp']:g} um per pixel",
-            f"  trained   {len(slides)} slides ({', '.join(slides[:4])}{', ...' if len(slides) > 4 else ''}), "
-            f"{self.card['n_spots']:,} spots of {self.card['diameter_um']:g} um",
-        ]
-        return "\n".join(lines)
-
-    def save(self, path: str | Path, *, overwrite: bool = False, half: bool = False) -> None:
-        """Write everything to one `.safetensors` file; another encoder's own frozen weights are left out.
-
-        Parameters
-        ----------
-        path
-            The file; its folder must exist. It appears whole or not at all.
-        overwrite
-            Replace an existing file.
-        half
-            Store numbers as float16.
-
-        Raises
-        ------
-        FileExistsError
-            The file exists and `overwrite` is false.
-        NotADirectoryError
-            The folder does not exist.
-        PermissionError
-            The folder can not be written to.
-        """
-        content = {
-            "kind": "expression",
-            "config": self.config.to_dict(),
-            "genes": self.genes.tolist(),
-            "card": self.card,
-            "history": json.loads(self.history.to_json(orient="records")),
-        }
-        self.sha256 = write_weights(path, content, own_tensors(self.network), overwrite=overwrite, half=half)
-
-    @classmethod
-    def load(cls, path: str | Path, *, encoder: Any = None) -> ExpressionModel:
-        """Read a model that :meth:`save` wrote. No pickle is read and no code is run.
-
-        Parameters
-        ----------
-        path
-            A `.safetensors` file.
-        encoder
-            The encoder that the model was trained with, where it is not the bundled one, as
-            :func:`stimg.tl.train_expression` takes it.
-
-        Raises
-        ------
-        FileNotFoundError
-            There is no such file.
-        ValueError
-            The file is damaged or of another kind, or `encoder` is missing or does not fit.
-        """
-        content = read_content(path, "expression")
-        config = DenseConfig.from_dict(content["config"])
-        genes = check_vocabulary(path, content)
-        name = content["card"].get("encoder", BUNDLED_ENCODER)
-        if name != BUNDLED_ENCODER and encoder is None:
-            msg = f"{str(path)!r} was trained with encoder {name!r}, which is not in the file. Give it as `encoder`."
-            raise ValueError(msg)
-        network = DenseNetwork(config, len(genes), get_encoder(name if encoder is None else encoder))
-        expected = {name: tuple(tensor.shape) for name, tensor in own_tensors(network).items()}
-        tensors, digest = read_tensors(path, expected)
-        network.load_state_dict(tensors, strict=name == BUNDLED_ENCODER, assign=True)
-        history = pd.DataFrame(content["history"], columns=HISTORY_COLUMNS).astype({"val_loss": float})
-        return cls(network.eval(), genes, content["card"], history, digest)
-
-
-def own_tensors(network: DenseNetwork) -> dict[str, Tensor]:
-    """Tensors without those of a frozen encoder of others."""
-    frozen = "encoder.network." if getattr(network.encoder, "tuned", True) is False else None
-    state = network.state_dict()
-    return {name: tensor for name, tensor in state.items() if not (frozen and name.startswith(frozen))}
+        return self.summary(f"{self.card['mpp']:g} um per pixel")

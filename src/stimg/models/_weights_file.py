@@ -25,6 +25,7 @@ METADATA_KEY = "stimg"
 KINDS = {
     "patches": "weights of `stimg.tl.pretrain`, read by `stimg.models.Model.load`",
     "expression": "weights of `stimg.tl.train_expression`, read by `stimg.models.ExpressionModel.load`",
+    "alignment": "weights of `stimg.tl.align`, read by `stimg.models.AlignmentModel.load`",
 }
 
 

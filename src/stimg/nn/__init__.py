@@ -1,5 +1,6 @@
-"""Plain torch: the gene-indexed masked autoencoder, the dense network from H&E, their configurations and masks."""
+"""Plain torch: the gene-indexed masked autoencoder, networks for H&E, their configurations and masks."""
 
+from stimg.nn._align import AlignConfig, AlignNetwork
 from stimg.nn._config import CONFIGS, Config, get_config
 from stimg.nn._dense import DenseConfig, DenseNetwork
 from stimg.nn._encoder import ConvEncoder, ForeignEncoder, get_encoder
@@ -8,6 +9,8 @@ from stimg.nn._vit import GeneMAE, Output
 
 __all__ = [
     "CONFIGS",
+    "AlignConfig",
+    "AlignNetwork",
     "Config",
     "ConvEncoder",
     "DenseConfig",

@@ -117,7 +117,7 @@ class ImagePatchDataset(Dataset[dict[str, Any]]):
         inside = np.flatnonzero(((places >= radius) & (places <= self.size - radius)).all(1))
         return inside, places[inside]
 
-    def _stain(self, k: int) -> torch.Tensor:
+    def stain_statistics(self, k: int) -> torch.Tensor:
         """Stain statistics of a slide's spots, measured when they are first asked for."""
         if k not in self._stains:
             slide = self.slides[k]
@@ -181,7 +181,7 @@ class ImagePatchDataset(Dataset[dict[str, Any]]):
                 image, centres = np.rot90(image), np.stack([self.size - centres[:, 1], centres[:, 0]], 1)
         return {
             "image": torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1),
-            "stain": self._stain(k),
+            "stain": self.stain_statistics(k),
             "centres": torch.from_numpy(centres.astype(np.float32)),
             "radius": torch.tensor(slide.diameter_um / 2 / self.mpp, dtype=torch.float32),
             "spots": torch.from_numpy(spots),

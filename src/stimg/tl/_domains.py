@@ -35,7 +35,7 @@ def domains(
     n_domains: int | Literal["auto"],
     *,
     method: Literal["mixture", "kmeans", "leiden"] = "mixture",
-    use_rep: str | None = None,
+    use_rep: str | Sequence[str] | None = None,
     covariance: Literal["tied", "full"] = "tied",
     n_components: int | None = 15,
     candidates: Sequence[int] = tuple(range(3, 13)),
@@ -62,7 +62,8 @@ def domains(
         2019), with the resolution searched for `n_domains`.
     use_rep
         Embedding in `.obsm`. By default `"X_stimg_slide"` where there is one, which was measured best over tissues, and
-        `"X_stimg"` otherwise and for several slides, which only that can compare.
+        `"X_stimg"` otherwise and for several slides, which only that can compare. Of several, such as
+        `["X_stimg_image", "X_stimg_gene"]`, each is brought to a total variance of one and they are joined.
     covariance
         Of the mixture: `"tied"`, one for all domains, or `"full"`.
     n_components
@@ -130,7 +131,11 @@ def domains(
     if use_rep is None:
         own = _keys.EMBEDDING + _keys.SLIDE_SUFFIX
         use_rep = own if len(tables) == 1 and own in tables[0].obsm else _keys.EMBEDDING
-    parts = [_embedding(table, use_rep) for table in tables]
+    keys = [use_rep] if isinstance(use_rep, str) else list(use_rep)
+    if not keys:
+        msg = "Expected at least one key in `use_rep`, found an empty list."
+        raise ValueError(msg)
+    parts = [np.concatenate([_embedding(table, key) for key in keys], axis=1) for table in tables]
     if len(widths := {part.shape[1] for part in parts}) > 1:
         msg = (
             f"Expected `.obsm[{use_rep!r}]` of one width in all slides, found {sorted(widths)}. "
@@ -138,6 +143,8 @@ def domains(
         )
         raise ValueError(msg)
     embedding = np.concatenate(parts)
+    if len(keys) > 1:
+        embedding = _balanced(embedding, [_embedding(tables[0], key).shape[1] for key in keys])
     for table in tables:
         check_library_key(table, library_key)
     coordinates = np.concatenate([check_coordinates(t, spatial_key) for t in tables]) if spatial else None
@@ -170,7 +177,7 @@ def domains(
         "n_domains": n_domains,
         "method": method,
         "covariance": covariance,
-        "use_rep": use_rep,
+        "use_rep": use_rep if isinstance(use_rep, str) else keys,
         "n_components": n_components,
         "n_slides": len(tables),
         "spatial_key": spatial_key if spatial else "",
@@ -226,6 +233,12 @@ def _embedding(table: AnnData, key: str) -> np.ndarray:
         )
         raise ValueError(msg)
     return values
+
+
+def _balanced(embedding: np.ndarray, widths: list[int]) -> np.ndarray:
+    """Bring each block of columns to a mean of zero and a total variance of one."""
+    blocks = np.split(embedding - embedding.mean(0), np.cumsum(widths)[:-1], axis=1)
+    return np.concatenate([block / max(float(np.sqrt(block.var(0).sum())), 1e-12) for block in blocks], axis=1)
 
 
 def _libraries(tables: list[AnnData], library_key: str | None) -> np.ndarray:

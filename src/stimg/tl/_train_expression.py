@@ -142,7 +142,7 @@ def train_expression(
         "accelerator": {"cuda": "gpu"}.get(device, device),
         **(trainer_kwargs or {}),
     }
-    held_out = _held_out(patches, val_fraction, seed)
+    held_out = hold_out(patches, val_fraction, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         mean, sd, programs = standard_targets(patches, config.n_programs)
@@ -169,7 +169,7 @@ def train_expression(
     return _make_model(network, rows, patches, encoder=encoder, name=name, seed=seed)
 
 
-def _held_out(patches: ImagePatchDataset, fraction: float, seed: int) -> list[np.ndarray]:
+def hold_out(patches: ImagePatchDataset, fraction: float, seed: int) -> list[np.ndarray]:
     """Spots held out of each slide, bool (n_spots,): those in randomly chosen square blocks as wide as half a crop."""
     generator = np.random.default_rng(seed)
     side = patches.size * patches.mpp / 2

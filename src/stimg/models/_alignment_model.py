@@ -1,0 +1,87 @@
+"""Two aligned encoders, of H&E and of expression, with everything that is needed to use them again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from stimg.models._image_model import ImageModel
+from stimg.nn import AlignConfig, AlignNetwork
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    from torch import nn
+
+
+@dataclass(repr=False)
+class AlignmentModel(ImageModel):
+    """Encoders of H&E and of expression into one space, and their card.
+
+    Returned by :func:`stimg.tl.align` and :meth:`AlignmentModel.load`.
+
+    Attributes
+    ----------
+    network
+        The `stimg.nn.AlignNetwork`, in evaluation mode on the CPU.
+    genes
+        Genes read, shape (n_genes,).
+    card
+        What the model was trained on and how: name, encoder, micrometres per pixel (`mpp`), side of the crops in
+        pixels (`size`), slides, number of spots, target sum, stain normalisation, licence, versions, seed.
+    history
+        One row an epoch: `epoch`, `train_loss`, `val_loss`, `lr`, `seconds`.
+    """
+
+    kind: ClassVar[str] = "alignment"
+
+    network: AlignNetwork
+
+    @staticmethod
+    def build(config: dict[str, Any], n_genes: int, encoder: nn.Module) -> AlignNetwork:
+        """Make the network of a configuration."""
+        return AlignNetwork(AlignConfig.from_dict(config), n_genes, encoder)
+
+    @property
+    def config(self) -> AlignConfig:
+        """Sizes and recipe of the network."""
+        return self.network.config
+
+    def __repr__(self) -> str:
+        return self.summary(
+            f"crops of {self.card['size']} pixels at {self.card['mpp']:g} um, in {self.config.dim} dimensions"
+        )
+
+    def encode_signature(self, signature: Sequence[str] | Mapping[str, float]) -> np.ndarray:
+        """Embed a gene signature, so that :func:`stimg.tl.retrieve` finds the images that match it.
+
+        Parameters
+        ----------
+        signature
+            Genes that are high (two standard deviations above a slide's mean), or by gene, how many standard deviations
+            above or below.
+
+        Returns
+        -------
+        ndarray
+            float32 (dim,), of length one.
+
+        Raises
+        ------
+        KeyError
+            None of the genes is among the model's.
+        """
+        values = dict.fromkeys(signature, 2.0) if not hasattr(signature, "items") else dict(signature.items())
+        index = {gene: i for i, gene in enumerate(self.genes)}
+        known = {gene: value for gene, value in values.items() if gene in index}
+        if not known:
+            msg = f"None of {list(values)[:5]} is among the model's {len(self.genes)} genes ({self.genes[0]}, ...)."
+            raise KeyError(msg)
+        row = torch.zeros(1, len(self.genes))
+        for gene, value in known.items():
+            row[0, index[gene]] = value
+        with torch.no_grad():
+            return self.network.encode_genes(row)[0].numpy()

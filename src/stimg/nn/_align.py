@@ -1,0 +1,197 @@
+"""Two encoders, of H&E and of expression, into one space."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from stimg.nn._dense import MAP_STRIDE, StainStatistics
+from stimg.nn._encoder import ConvEncoder
+
+GeneEncoder = Literal["linear", "mlp"]
+MIDDLE = 10  # pixels of the map over which the stain of a spot is averaged: at 2 um 80 um
+SMALLEST_TEMPERATURE = 0.01
+
+
+@dataclass(frozen=True)
+class AlignConfig:
+    """Sizes of the two encoders and the settings they are trained with.
+
+    Parameters
+    ----------
+    dim
+        Width of the common space.
+    hidden
+        Width of the hidden layers.
+    gene_encoder
+        `"linear"`, as STimage-1K4M's code has it, or `"mlp"` with one hidden layer.
+    temperature
+        The one training starts from; it is learned.
+    neighbour_pitches
+        Spots of one slide within so many pitches are no negatives of each other: they often look and express alike.
+    dropout
+        Share of inputs of both heads hidden at each training step.
+    colour_jitter
+        Standard deviation of random changes of each channel's optical density.
+    learning_rate, weight_decay, warmup
+        AdamW with linear warm-up over this share of the steps, then cosine decay.
+    batch_size
+        Spots that are told apart in a step.
+    chunk_size
+        Spots whose activations are in memory at once. A batch larger than a chunk is computed chunk by chunk, and again
+        on the way back (gradient checkpointing), so that memory does not grow with the batch.
+    """
+
+    dim: int = 64
+    hidden: int = 256
+    gene_encoder: GeneEncoder = "mlp"
+    temperature: float = 0.07
+    neighbour_pitches: float = 1.6
+    dropout: float = 0.3
+    colour_jitter: float = 0.1
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.1
+    warmup: float = 0.1
+    batch_size: int = 256
+    chunk_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.gene_encoder not in ("linear", "mlp"):
+            msg = f"Expected `gene_encoder` to be 'linear' or 'mlp', found {self.gene_encoder!r}."
+            raise ValueError(msg)
+        if not self.temperature >= SMALLEST_TEMPERATURE:
+            msg = f"Expected `temperature` of at least {SMALLEST_TEMPERATURE}, found {self.temperature}."
+            raise ValueError(msg)
+        if not 0 <= self.dropout < 1:
+            msg = f"Expected `dropout` in [0, 1), found {self.dropout}."
+            raise ValueError(msg)
+        if self.batch_size < 2 or self.chunk_size < 1:
+            msg = f"Expected `batch_size` above 1 and `chunk_size` above 0, found {self.batch_size}, {self.chunk_size}."
+            raise ValueError(msg)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a plain dictionary (JSON-serialisable)."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> AlignConfig:
+        """Build a configuration from `to_dict`'s result; unknown fields are an error."""
+        known = {field.name for field in fields(cls)}
+        if unknown := set(values) - known:
+            msg = f"Unknown configuration fields {sorted(unknown)}; known are {sorted(known)}."
+            raise ValueError(msg)
+        return cls(**values)
+
+
+class AlignNetwork(nn.Module):
+    """Encoders of crops of H&E and of expression, after CLIP (Radford et al. 2021, arXiv 2103.00020).
+
+    A spot's image is its crop's pyramid, averaged over each level, beside its stain statistics; its expression are
+    values standardised within the slide.
+
+    Parameters
+    ----------
+    config
+        Sizes.
+    n_inputs
+        Number of genes, or width of the embedding that stands for them.
+    encoder
+        `ConvEncoder`, or another module with `channels` and a pyramid.
+    """
+
+    def __init__(self, config: AlignConfig, n_inputs: int, encoder: nn.Module | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = ConvEncoder() if encoder is None else encoder
+        self.stain = StainStatistics()
+        channels: Any = self.encoder.channels
+        self.image_norm = nn.LayerNorm(sum(channels))
+        self.image_head = head(sum(channels) + self.stain.channels, config)
+        if config.gene_encoder == "linear":
+            self.gene_head: nn.Module = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(n_inputs, config.dim))
+        else:
+            self.gene_head = head(n_inputs, config)
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
+
+    def encode_images(self, images: Tensor, slide: Tensor, colours: Tensor | None = None) -> Tensor:
+        """Embed crops around spots.
+
+        Parameters
+        ----------
+        images
+            float32 (n, 3, size, size) in [0, 1], the size a multiple of 32.
+        slide
+            Mean and deviation of the stain statistics over the slide of each, float32 (n, 2, n_statistics).
+        colours
+            The same images with other colours for the encoder, in training.
+
+        Returns
+        -------
+        Tensor
+            float32 (n, dim), of length one.
+        """
+        shown = images if colours is None else colours
+        parts = []
+        for i in range(0, len(images), self.config.chunk_size):
+            chunk = slice(i, i + self.config.chunk_size)
+            if self.training and len(images) > self.config.chunk_size:
+                parts.append(checkpoint(self._pooled, shown[chunk], use_reentrant=False))
+            else:
+                parts.append(self._pooled(shown[chunk]))
+        mean, sd = slide.unbind(1)
+        first = (images.shape[-1] // MAP_STRIDE - MIDDLE) // 2
+        middle = slice(first, first + MIDDLE)
+        stain = (self.stain(images)[:, :, middle, middle].mean((2, 3)) - mean) / sd
+        return F.normalize(self.image_head(torch.cat([self.image_norm(torch.cat(parts)), stain], 1)), dim=1)
+
+    def encode_genes(self, values: Tensor) -> Tensor:
+        """Embed standardised expression (n, n_inputs) as float32 (n, dim), of length one."""
+        return F.normalize(self.gene_head(values), dim=1)
+
+    @property
+    def scale(self) -> Tensor:
+        """One over the temperature, at most 100."""
+        return self.log_scale.clamp(max=-math.log(SMALLEST_TEMPERATURE)).exp()
+
+    def _pooled(self, images: Tensor) -> Tensor:
+        return torch.cat([level.mean((2, 3)) for level in self.encoder(images)], 1)
+
+
+def head(n_inputs: int, config: AlignConfig) -> nn.Sequential:
+    """Two layers into the common space."""
+    return nn.Sequential(
+        nn.Dropout(config.dropout),
+        nn.Linear(n_inputs, config.hidden),
+        nn.GELU(),
+        nn.Dropout(config.dropout),
+        nn.Linear(config.hidden, config.dim),
+    )
+
+
+def contrastive_loss(images: Tensor, genes: Tensor, scale: Tensor, alike: Tensor) -> Tensor:
+    """Symmetric InfoNCE: each image finds its expression among those of the batch, and the reverse.
+
+    Parameters
+    ----------
+    images, genes
+        Embeddings of length one, (n, dim).
+    scale
+        One over the temperature.
+    alike
+        bool (n, n): pairs that do not count as negatives. The diagonal is the positives whatever it says.
+
+    Returns
+    -------
+    Tensor
+        The loss, float32 ().
+    """
+    alike = alike & ~torch.eye(len(images), dtype=torch.bool, device=images.device)
+    scores = (scale * images @ genes.T).masked_fill(alike, -torch.inf)
+    truth = torch.arange(len(images), device=images.device)
+    return 0.5 * (F.cross_entropy(scores, truth) + F.cross_entropy(scores.T, truth))

@@ -1,0 +1,64 @@
+"""The Lightning side of alignment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from stimg.nn import AlignConfig, AlignNetwork
+from stimg.nn._align import contrastive_loss
+from stimg.tl._expression_training import jitter_colours, pitch_px
+from stimg.tl._training import TrainingModule
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stimg.pp import ImagePatchDataset
+
+
+class AlignModule(TrainingModule):
+    """Symmetric InfoNCE over the spots of a batch, and of those of all devices."""
+
+    sample = "image"
+    network: AlignNetwork
+    recipe: AlignConfig
+
+    def __init__(
+        self,
+        network: AlignNetwork,
+        recipe: AlignConfig,
+        patches: ImagePatchDataset,
+        *,
+        total_steps: int,
+        max_seconds: float | None,
+        seed: int,
+    ) -> None:
+        super().__init__(network, recipe, total_steps=total_steps, max_seconds=max_seconds, seed=seed)
+        reach = [pitch_px(slide.centres, 1.0) * recipe.neighbour_pitches for slide in patches.slides]
+        self.register_buffer("reach", torch.tensor(reach, dtype=torch.float32), persistent=False)
+        self.reach: Tensor
+
+    def loss(self, batch: dict[str, Tensor], seed: int) -> Tensor:
+        """Loss of one batch; colours of training batches change at random."""
+        images = batch["image"].float() / 255
+        colours = None
+        if self.training:
+            colours = jitter_colours(images, self.recipe.colour_jitter, torch.Generator().manual_seed(seed))
+        found = self.network.encode_images(images, batch["stain"], colours)
+        genes = self.network.encode_genes(batch["values"])
+        slide, centre = batch["slide"], batch["centre"]
+        if self.training and self.trainer.world_size > 1:
+            found, genes, slide, centre = (self._of_all(part) for part in (found, genes, slide, centre))
+        return contrastive_loss(found, genes, self.network.scale, neighbours_of(slide, centre, self.reach))
+
+    def _of_all(self, part: Tensor) -> Tensor:
+        """Rows of all devices; gradients flow back to each."""
+        gathered: Any = self.all_gather(part, sync_grads=True)
+        return gathered.flatten(0, 1)
+
+
+def neighbours_of(slide: Tensor, centre: Tensor, reach: Tensor) -> Tensor:
+    """Which pairs are of one slide and within its reach, bool (n, n)."""
+    near = torch.cdist(centre, centre) <= reach[slide][:, None]
+    return near & (slide[:, None] == slide[None])

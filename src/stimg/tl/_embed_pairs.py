@@ -1,0 +1,155 @@
+"""Embed the H&E and the expression of spots in one space."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stimg import _keys
+from stimg._resolve import prepare, resolve_table, write_uns
+from stimg._slide import log_normalise
+from stimg._validators import check_expression, check_positive_int, check_var_unique, get_layer
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+    from stimg.models import AlignmentModel
+
+logger = logging.getLogger("stimg")
+
+
+def embed_pairs(
+    adata: AnnData | SpatialData,
+    model: AlignmentModel | str | Path,
+    image: Any = None,
+    *,
+    layer: str | None = None,
+    batch_size: int = 128,
+    image_mpp: float | None = None,
+    device: str = "auto",
+    image_key_added: str = _keys.IMAGE_EMBEDDING,
+    gene_key_added: str = _keys.GENE_EMBEDDING,
+    spatial_key: str = _keys.SPATIAL,
+    library_id: str | None = None,
+    image_key: str | None = None,
+    table_key: str | None = None,
+    copy: bool = False,
+) -> AnnData | SpatialData | None:
+    """Embed every spot twice, by its H&E and by its expression, in the space of an aligned model.
+
+    Parameters
+    ----------
+    adata
+        A slide with raw counts.
+    model
+        From :func:`stimg.tl.align`, or the path of a file that its `save` wrote.
+    image
+        As `images` of :func:`stimg.pp.to_image_patches`; by default the image in `adata`.
+    layer
+        Layer with raw counts; `.X` by default.
+    batch_size
+        Crops embedded at once.
+    image_mpp
+        Micrometres per pixel of the image, where they are unknown.
+    device
+        `"auto"`, `"cpu"`, `"cuda"` or `"mps"`.
+    image_key_added, gene_key_added
+        Keys of the embeddings in `.obsm`.
+    spatial_key, library_id, image_key, table_key
+        Where coordinates, the image and the table are.
+    copy
+        Return a changed copy and leave `adata` as it is.
+
+    Returns
+    -------
+    `None` (or the copy), with
+    `.obsm[image_key_added]` : float32 (n_obs, dim), of length one.
+    `.obsm[gene_key_added]` : float32 (n_obs, dim), of length one. Genes of the model that the slide lacks count as
+    average.
+    `.uns["stimg"]["embed_pairs"]` : parameters, the model's name and the sha256 of its file.
+
+    Raises
+    ------
+    KeyError
+        Coordinates, image or layer are missing.
+    ValueError
+        No raw counts, no gene of the model in the slide, or image and spots that do not fit each other.
+    """
+    import torch
+    from tqdm.auto import tqdm
+
+    from stimg import __version__, settings
+    from stimg._stain_statistics import slide_statistics
+    from stimg.models import AlignmentModel
+    from stimg.pp._image_slide import read_image_slide
+    from stimg.pp._spot_crops import read_crop, standardise
+    from stimg.tl._infer import get_device
+
+    device = get_device(device)
+    check_positive_int("batch_size", batch_size)
+    if isinstance(model, str | Path):
+        model = AlignmentModel.load(model)
+    if not isinstance(model, AlignmentModel):
+        msg = f"Expected `model` to be a `stimg.models.AlignmentModel` or a path, found {type(model).__name__}."
+        raise TypeError(msg)
+    table = resolve_table(adata, table_key)
+    check_var_unique(table)
+    name = f"layers[{layer!r}]" if layer else "X"
+    counts = check_expression(get_layer(table, layer), "counts", name=name)
+    columns = table.var_names.get_indexer(model.genes)
+    known = np.flatnonzero(columns >= 0)
+    if not len(known):
+        msg = f"None of the model's {len(model.genes)} genes ({model.genes[0]}, ...) is in `adata.var_names`."
+        raise ValueError(msg)
+    mpp, size = float(model.card["mpp"]), int(model.card["size"])
+    place = read_image_slide(
+        adata,
+        image,
+        mpp=mpp,
+        spatial_key=spatial_key,
+        library_id=library_id,
+        image_key=image_key,
+        table_key=table_key,
+        image_mpp=image_mpp,
+        diameter_um=float(model.card["diameter_um"]),
+        name="adata",
+    )
+    targets = np.full((table.n_obs, len(model.genes)), np.nan, dtype=np.float32)
+    targets[:, known] = log_normalise(counts, float(model.card["target_sum"]))[:, columns[known]].toarray()
+    values = torch.from_numpy(standardise(targets))
+    normalise = bool(model.card["stain_normalise"])
+    stain = slide_statistics(place.image, mpp, place.image.stain if normalise else None, place.centres)
+    network = model.network.to(device).eval()
+    parts = []
+    try:
+        with torch.no_grad():
+            genes = network.encode_genes(values.to(device)).cpu().numpy()
+            starts = range(0, table.n_obs, batch_size)
+            for start in tqdm(starts, desc="Reading H&E", disable=not settings.progress, leave=False):
+                centres = place.centres[start : start + batch_size]
+                crops = np.stack([read_crop(place.image, centre, size, mpp, normalise) for centre in centres])
+                pixels = torch.from_numpy(crops).permute(0, 3, 1, 2).to(device).float() / 255
+                slides = stain.expand(len(pixels), -1, -1).to(device)
+                parts.append(network.encode_images(pixels, slides).cpu().numpy())
+    finally:
+        network.cpu()
+    table, result = prepare(adata, table_key, copy)
+    table.obsm[image_key_added] = np.concatenate(parts)
+    table.obsm[gene_key_added] = genes
+    record = {
+        "image_key_added": image_key_added,
+        "gene_key_added": gene_key_added,
+        "mpp": mpp,
+        "crop_size": size,
+        "n_genes": len(known),
+        "model": model.card["name"],
+        "sha256": model.sha256,
+        "version": __version__,
+    }
+    write_uns(table, _keys.STEP_ALIGN, record)
+    logger.info("Added .obsm[%r] and .obsm[%r]: %d spots.", image_key_added, gene_key_added, table.n_obs)
+    return result

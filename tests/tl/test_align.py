@@ -1,0 +1,200 @@
+"""Alignment of H&E and expression, and what it is for."""
+
+import numpy as np
+import pytest
+import torch
+
+import stimg
+from stimg.models import AlignmentModel, ExpressionModel
+from stimg.nn import AlignConfig, AlignNetwork
+from stimg.nn._align import contrastive_loss
+from stimg.tl._align_training import neighbours_of
+
+CONFIG = AlignConfig(dim=8, hidden=16, batch_size=12, chunk_size=4)
+
+
+@pytest.fixture(scope="module")
+def slides():
+    made = [stimg.datasets.synthetic_histology(n_rows=6, n_cols=6, n_genes=12, seed=seed) for seed in range(2)]
+    for slide in made:
+        stimg.pp.to_lattice(slide, platform="st")
+    return made
+
+
+@pytest.fixture
+def slide(slides):
+    return slides[1].copy()
+
+
+@pytest.fixture(scope="module")
+def patches(slides):
+    return stimg.pp.to_image_patches(slides[0], names=["one"])
+
+
+@pytest.fixture(scope="module")
+def model(patches):
+    with stimg.settings.override(progress=False):
+        return stimg.tl.align(patches, CONFIG, max_epochs=3, crop_size=64, device="cpu")
+
+
+@pytest.fixture
+def embedded(slide, model):
+    stimg.tl.embed_pairs(slide, model)
+    return slide
+
+
+def test_the_loss_is_that_of_clip():
+    generator = torch.Generator().manual_seed(0)
+    images, genes = torch.nn.functional.normalize(torch.randn(2, 5, 4, generator=generator), dim=2)
+    scores = 10 * images @ genes.T
+    rows = -torch.log_softmax(scores, 1).diagonal().mean()
+    columns = -torch.log_softmax(scores, 0).diagonal().mean()
+    nothing = torch.zeros(5, 5, dtype=torch.bool)
+    found = contrastive_loss(images, genes, torch.tensor(10.0), nothing)
+    assert torch.isclose(found, (rows + columns) / 2)
+    alike = nothing.clone()
+    alike[0, 1] = alike[1, 0] = True
+    assert contrastive_loss(images, genes, torch.tensor(10.0), alike) < found
+    everything = contrastive_loss(images, genes, torch.tensor(10.0), ~nothing)
+    assert torch.isclose(everything, torch.tensor(0.0))
+
+
+def test_neighbours_of_one_slide():
+    centre = torch.tensor([[0.0, 0.0], [0.0, 1.0], [0.0, 3.0], [0.0, 1.0]])
+    found = neighbours_of(torch.tensor([0, 0, 0, 1]), centre, torch.tensor([1.5, 9.0]))
+    assert found.int().tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+
+
+def test_chunks_do_not_change_the_gradients():
+    torch.manual_seed(0)
+    networks = [AlignNetwork(AlignConfig(dim=8, hidden=16, dropout=0.0, chunk_size=size), 5) for size in (3, 64)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    images, values = torch.rand(8, 3, 64, 64), torch.randn(8, 5)
+    slide = torch.stack([torch.zeros(36), torch.ones(36)]).expand(8, -1, -1)
+    for network in networks:
+        network.train()
+        nothing = torch.zeros(8, 8, dtype=torch.bool)
+        found = network.encode_images(images, slide)
+        contrastive_loss(found, network.encode_genes(values), network.scale, nothing).backward()
+    for one, other in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
+        assert torch.allclose(one.grad, other.grad, atol=1e-5)
+
+
+def test_seeds_and_card(patches, model):
+    same = stimg.tl.align(patches, CONFIG, max_epochs=3, crop_size=64, device="cpu")
+    assert torch.equal(model.network.gene_head[1].weight, same.network.gene_head[1].weight)
+    assert model.card["slides"] == ["one"]
+    assert np.isfinite(model.history["val_loss"]).all()
+    assert "AlignmentModel" in repr(model)
+    assert model.network.scale <= 100
+
+
+def test_training_brings_pairs_together(patches, slides):
+    config = AlignConfig(dim=16, hidden=64, batch_size=36)
+    model = stimg.tl.align(patches, config, max_epochs=30, crop_size=64, val_fraction=0, device="cpu")
+    found = slides[0].copy()
+    stimg.tl.embed_pairs(found, model)
+    recall = stimg.metrics.retrieval_recall(found.obsm["X_stimg_image"], found.obsm["X_stimg_gene"], ks=(5,))
+    assert min(recall["image_to_gene@5"], recall["gene_to_image@5"]) > 2 * recall["chance@5"]
+
+
+def test_a_linear_gene_encoder(patches, slide):
+    model = stimg.tl.align(patches, AlignConfig(gene_encoder="linear", batch_size=18), max_steps=1, device="cpu")
+    stimg.tl.embed_pairs(slide, model)
+    assert slide.obsm["X_stimg_gene"].shape == (36, 64)
+
+
+def test_a_saved_model_embeds_the_same(model, embedded, slides, tmp_path):
+    model.save(tmp_path / "x.safetensors")
+    other = slides[1].copy()
+    stimg.tl.embed_pairs(other, tmp_path / "x.safetensors", batch_size=7)
+    for key in ("X_stimg_image", "X_stimg_gene"):
+        assert np.allclose(embedded.obsm[key], other.obsm[key], atol=1e-5)
+        assert np.allclose(np.linalg.norm(other.obsm[key], axis=1), 1, atol=1e-5)
+    assert other.uns["stimg"]["embed_pairs"]["sha256"] == model.sha256
+    assert AlignmentModel.load(tmp_path / "x.safetensors").config == model.config
+    with pytest.raises(ValueError, match="AlignmentModel"):
+        ExpressionModel.load(tmp_path / "x.safetensors")
+
+
+def test_retrieval_over_slides(embedded, model, slides):
+    other = slides[0].copy()
+    stimg.tl.embed_pairs(other, model)
+    found = stimg.tl.retrieve(embedded, [other, embedded], n_results=3, names=["a", "b"])
+    assert len(found) == 36 * 3
+    assert found["rank"].tolist()[:4] == [1, 2, 3, 1]
+    images = np.concatenate([other.obsm["X_stimg_image"], embedded.obsm["X_stimg_image"]])
+    best = int(np.argmax(images @ embedded.obsm["X_stimg_gene"][0]))
+    assert found.loc[0, "index"] == best % 36
+    assert found.loc[0, "slide"] == "ab"[best // 36]
+    assert (np.diff(found["similarity"].to_numpy().reshape(-1, 3)) <= 1e-6).all()
+    signature = model.encode_signature({"Gene1": 2.0, "Gene2": -1.0, "unknown": 1.0})
+    assert np.allclose(signature, model.encode_signature({"Gene2": -1.0, "Gene1": 2.0}))
+    assert len(stimg.tl.retrieve(signature, embedded, n_results=5)) == 5
+    assert not np.allclose(signature, model.encode_signature(["Gene1"]))
+    with pytest.raises(KeyError, match="unknown"):
+        model.encode_signature(["unknown"])
+
+
+def test_expression_by_retrieval(embedded, model, slides):
+    reference = slides[0].copy()
+    stimg.tl.embed_pairs(reference, model)
+    stimg.tl.retrieve_expression(embedded, reference, ["Gene0", "Gene3"], n_neighbors=1)
+    found = embedded.layers["stimg_retrieved"]
+    row = int(np.argmax(reference.obsm["X_stimg_gene"] @ embedded.obsm["X_stimg_image"][4]))
+    counts = reference.X[row].toarray().ravel()
+    expected = np.log1p(1e4 * counts[3] / counts.sum())
+    assert found[4, embedded.var_names.get_loc("Gene3")] == pytest.approx(expected, rel=1e-4)
+    assert np.isnan(found[:, embedded.var_names.get_loc("Gene5")]).all()
+    everyone = stimg.tl.retrieve_expression(embedded, reference, ["Gene0"], n_neighbors=36, temperature=1e6, copy=True)
+    assert np.ptp(everyone.layers["stimg_retrieved"][:, 0]) < 1e-4
+
+
+def test_domains_of_both_sides(embedded):
+    stimg.tl.domains(embedded, 3, use_rep=["X_stimg_image", "X_stimg_gene"])
+    assert embedded.obs["stimg_domain"].nunique() == 3
+    assert list(embedded.uns["stimg"]["domains"]["use_rep"]) == ["X_stimg_image", "X_stimg_gene"]
+    with pytest.raises(ValueError, match="use_rep"):
+        stimg.tl.domains(embedded, 3, use_rep=[])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"gene_encoder": "tree"}, {"temperature": 0.0}, {"dropout": 1.0}, {"batch_size": 1}, {"chunk_size": 0}],
+)
+def test_bad_settings_are_named(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        AlignConfig(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"crop_size": 70}, ValueError, "crop_size"),
+        ({"crop_size": 32}, ValueError, "crop_size"),
+        ({"val_fraction": 1.0}, ValueError, "val_fraction"),
+        ({"resume": "nowhere.ckpt"}, FileNotFoundError, "resume"),
+        ({"max_epochs": 0}, ValueError, "max_epochs"),
+    ],
+)
+def test_bad_input_to_training(patches, options, error, message):
+    with pytest.raises(error, match=message):
+        stimg.tl.align(patches, CONFIG, **options)
+
+
+def test_bad_input_to_the_rest(slides, model, embedded):
+    with pytest.raises(KeyError, match="embed_pairs"):
+        stimg.tl.retrieve(embedded, stimg.datasets.synthetic(n_obs=50, n_genes=20))
+    with pytest.raises(ValueError, match="one space"):
+        stimg.tl.retrieve(np.zeros(3), embedded)
+    with pytest.raises(ValueError, match="names"):
+        stimg.tl.retrieve(embedded, [embedded], names="one")
+    with pytest.raises(KeyError, match="genes"):
+        stimg.tl.retrieve_expression(embedded, embedded, ["none"])
+    with pytest.raises(TypeError, match="model"):
+        stimg.tl.embed_pairs(embedded, 3)
+    renamed = slides[1].copy()
+    renamed.var_names = [f"x{i}" for i in range(renamed.n_vars)]
+    with pytest.raises(ValueError, match="var_names"):
+        stimg.tl.embed_pairs(renamed, model)
+    assert "X_stimg_image" not in renamed.obsm
