@@ -69,7 +69,7 @@ def test_chunks_do_not_change_the_gradients():
     torch.manual_seed(0)
     networks = [AlignNetwork(AlignConfig(dim=8, hidden=16, dropout=0.0, chunk_size=size), 5) for size in (3, 64)]
     networks[1].load_state_dict(networks[0].state_dict())
-    images, values = torch.rand(8, 3, 64, 64), torch.randn(8, 5)
+    images, values = torch.rand(8, 3, 64, 64), torch.randn(8, 10)
     slide = torch.stack([torch.zeros(36), torch.ones(36)]).expand(8, -1, -1)
     for network in networks:
         network.train()

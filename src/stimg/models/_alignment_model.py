@@ -80,8 +80,8 @@ class AlignmentModel(ImageModel):
         if not known:
             msg = f"None of {list(values)[:5]} is among the model's {len(self.genes)} genes ({self.genes[0]}, ...)."
             raise KeyError(msg)
-        row = torch.zeros(1, len(self.genes))
+        row = torch.zeros(1, 2, len(self.genes))
         for gene, value in known.items():
-            row[0, index[gene]] = value
+            row[0, :, index[gene]] = value
         with torch.no_grad():
-            return self.network.encode_genes(row)[0].numpy()
+            return self.network.encode_genes(row.flatten(1))[0].numpy()

@@ -55,7 +55,7 @@ class AlignConfig:
     neighbour_pitches: float = 1.6
     dropout: float = 0.3
     colour_jitter: float = 0.1
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 0.1
     warmup: float = 0.1
     batch_size: int = 256
@@ -92,20 +92,21 @@ class AlignConfig:
 class AlignNetwork(nn.Module):
     """Encoders of crops of H&E and of expression, after CLIP (Radford et al. 2021, arXiv 2103.00020).
 
-    A spot's image is its crop's pyramid, averaged over each level, beside its stain statistics; its expression are
-    values standardised within the slide.
+    A spot's image is its crop's pyramid, averaged over each level, beside its stain statistics. Its expression are
+    values standardised within the slide, of the spot and on average of its neighbours, which single spots' noise hides
+    less and which the crop shows in part as well.
 
     Parameters
     ----------
     config
         Sizes.
-    n_inputs
-        Number of genes, or width of the embedding that stands for them.
+    n_genes
+        Number of genes.
     encoder
         `ConvEncoder`, or another module with `channels` and a pyramid.
     """
 
-    def __init__(self, config: AlignConfig, n_inputs: int, encoder: nn.Module | None = None) -> None:
+    def __init__(self, config: AlignConfig, n_genes: int, encoder: nn.Module | None = None) -> None:
         super().__init__()
         self.config = config
         self.encoder = ConvEncoder() if encoder is None else encoder
@@ -114,9 +115,9 @@ class AlignNetwork(nn.Module):
         self.image_norm = nn.LayerNorm(sum(channels))
         self.image_head = head(sum(channels) + self.stain.channels, config)
         if config.gene_encoder == "linear":
-            self.gene_head: nn.Module = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(n_inputs, config.dim))
+            self.gene_head: nn.Module = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(2 * n_genes, config.dim))
         else:
-            self.gene_head = head(n_inputs, config)
+            self.gene_head = head(2 * n_genes, config)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
 
     def encode_images(self, images: Tensor, slide: Tensor, colours: Tensor | None = None) -> Tensor:
@@ -151,7 +152,7 @@ class AlignNetwork(nn.Module):
         return F.normalize(self.image_head(torch.cat([self.image_norm(torch.cat(parts)), stain], 1)), dim=1)
 
     def encode_genes(self, values: Tensor) -> Tensor:
-        """Embed standardised expression (n, n_inputs) as float32 (n, dim), of length one."""
+        """Embed expression of spots and of their neighbours (n, 2 * n_genes) as float32 (n, dim), of length one."""
         return F.normalize(self.gene_head(values), dim=1)
 
     @property

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from scipy import sparse
+from scipy.spatial import cKDTree
 from torch.utils.data import Dataset
 
 from stimg._image import normalise_stain
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from stimg.pp._image_patch_dataset import ImagePatchDataset
 
 MIN_SD = 1e-3
+NEIGHBOUR_PITCHES = 1.6
 
 
 class SpotCropDataset(Dataset[dict[str, Any]]):
@@ -38,7 +41,7 @@ class SpotCropDataset(Dataset[dict[str, Any]]):
         slides = patches.slides
         self.slide = np.repeat(np.arange(len(slides)), [len(one.centres) for one in slides])[chosen]
         self.spot = np.concatenate([np.arange(len(one.centres)) for one in slides])[chosen]
-        self.values = np.concatenate([standardise(one.targets) for one in slides])[chosen]
+        self.values = np.concatenate([gene_inputs(one.targets, one.centres) for one in slides])[chosen]
 
     def __len__(self) -> int:
         return len(self.slide)
@@ -54,8 +57,8 @@ class SpotCropDataset(Dataset[dict[str, Any]]):
         Returns
         -------
         dict
-            `image` uint8 (3, size, size); `stain` float32 (2, n), of the slide; `values` float32 (n_genes,),
-            standardised within the slide; `slide` int64 (); `centre` float32 (2,), in micrometres.
+            `image` uint8 (3, size, size); `stain` float32 (2, n), of the slide; `values` float32
+            (2 * n_genes,), from `gene_inputs`; `slide` int64 (); `centre` float32 (2,), in micrometres.
         """
         visit, index = index if isinstance(index, tuple) else (0, index)
         k, spot = int(self.slide[index]), int(self.spot[index])
@@ -81,10 +84,29 @@ def read_crop(image: Any, centre: np.ndarray, size: int, mpp: float, stain_norma
     return normalise_stain(crop, image.stain) if stain_normalise else crop
 
 
-def standardise(targets: np.ndarray) -> np.ndarray:
-    """Log-normalised expression of a slide's spots as z-scores, float32; 0 for genes that it lacks."""
+def gene_inputs(targets: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """Give what a gene encoder reads: each spot's z-scores within the slide, and their mean over its neighbours.
+
+    Parameters
+    ----------
+    targets
+        Log-normalised expression (n_spots, n_genes); NaN for genes that the slide lacks, which count as average.
+    centres
+        (n_spots, 2) in micrometres. Neighbours lie within 1.6 times the median distance to the nearest spot.
+
+    Returns
+    -------
+    ndarray
+        float32 (n_spots, 2 * n_genes).
+    """
     if not len(targets):
-        return targets
+        return np.empty((0, 2 * targets.shape[1]), dtype=np.float32)
     with np.errstate(invalid="ignore"):
-        values = (targets - targets.mean(0)) / np.maximum(targets.std(0), MIN_SD)
-    return np.nan_to_num(values).astype(np.float32)
+        values = np.nan_to_num((targets - targets.mean(0)) / np.maximum(targets.std(0), MIN_SD))
+    around = np.zeros_like(values)
+    if len(centres) > 1:
+        tree = cKDTree(centres)
+        reach = NEIGHBOUR_PITCHES * float(np.median(tree.query(centres, k=2)[0][:, 1]))
+        near = sparse.csr_array(tree.sparse_distance_matrix(tree, reach, output_type="coo_matrix") > 0).astype(float)
+        around = (near @ values) / np.maximum(near.sum(1), 1)[:, None]
+    return np.concatenate([values, around], axis=1).astype(np.float32)

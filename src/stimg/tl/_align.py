@@ -34,7 +34,7 @@ def align(
     encoder: Any = "stimg-conv",
     tune_encoder: bool = False,
     crop_size: int = 96,
-    max_epochs: int = 15,
+    max_epochs: int = 40,
     max_steps: int | None = None,
     max_time: str | timedelta | dict[str, int] | None = None,
     val_fraction: float = 0.1,

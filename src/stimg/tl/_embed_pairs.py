@@ -86,7 +86,7 @@ def embed_pairs(
     from stimg._stain_statistics import slide_statistics
     from stimg.models import AlignmentModel
     from stimg.pp._image_slide import read_image_slide
-    from stimg.pp._spot_crops import read_crop, standardise
+    from stimg.pp._spot_crops import gene_inputs, read_crop
     from stimg.tl._infer import get_device
 
     device = get_device(device)
@@ -120,7 +120,7 @@ def embed_pairs(
     )
     targets = np.full((table.n_obs, len(model.genes)), np.nan, dtype=np.float32)
     targets[:, known] = log_normalise(counts, float(model.card["target_sum"]))[:, columns[known]].toarray()
-    values = torch.from_numpy(standardise(targets))
+    values = torch.from_numpy(gene_inputs(targets, place.centres))
     normalise = bool(model.card["stain_normalise"])
     stain = slide_statistics(place.image, mpp, place.image.stain if normalise else None, place.centres)
     network = model.network.to(device).eval()

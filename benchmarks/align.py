@@ -1,0 +1,175 @@
+"""Image-gene alignment: do the two sides of spots find each other on tissue that was not trained on?
+
+    STIMG_DATA_DIR=../shared/data python benchmarks/align.py [--epochs 40] [--only NAME ...]
+
+The runs of `expression.py`: HER2+ patient A to C and C to A, half of patient C's sections to the other half, mouse
+olfactory bulb MOB1 to 3 to MOB_rep11. 250 genes of the highest mean in the training slides. Recall@10 within each test
+slide, mean over slides, both ways, and over that of a random order ("x chance"). "stimg": `stimg.tl.align` and
+`embed_pairs` with their defaults; "stain alone": with an image encoder of one layer of eight channels, so that stain
+statistics tell the images apart; "linear genes": with STimage-1K4M's linear gene encoder besides; "untrained": one step
+at a learning rate of nothing. "retrieved PCC@M": BLEEP-like expression by retrieval of 50 training spots, Pearson
+correlation, mean over genes, to compare with `stimg.tl.train_expression`'s in `expression.md`.
+
+"C to A" also has probes of the pathologist's labels of section A1: macro-F1 of logistic regression in spatially blocked
+folds on the image embedding, on the gene embedding, and on both; and on an image encoder of the same kind trained
+without expression ("image-only": each crop has to find itself under other colours and symmetries).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+import torch
+from expression import MPP, MPP_2K, RUNS, read
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+import stimg
+from stimg.nn import AlignConfig, AlignNetwork
+from stimg.nn._align import contrastive_loss
+from stimg.pp._spot_crops import SpotCropDataset
+from stimg.tl._align_training import neighbours_of
+from stimg.tl._expression_training import jitter_colours
+from stimg.tl._training import EpochSampler, TrainingModule, fit_module
+
+DATA = Path(os.environ["STIMG_DATA_DIR"])
+CROP = 96
+
+
+class OneLayer(nn.Module):
+    """Eight channels at a quarter of the resolution."""
+
+    channels, strides = (8,), (4,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 4, 4)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Give one level."""
+        return [functional.gelu(self.conv(images))]
+
+
+class ImageOnly(TrainingModule):
+    """Each crop has to find itself under other colours and another symmetry (SimCLR's task)."""
+
+    sample = "image"
+
+    def loss(self, batch: dict[str, Tensor], seed: int) -> Tensor:
+        """Loss of one batch."""
+        generator = torch.Generator().manual_seed(seed)
+        images = batch["image"].float() / 255
+        views = []
+        for turned in (images, torch.rot90(images.flip(3), 1, (2, 3))):
+            colours = jitter_colours(turned, 3 * self.recipe.colour_jitter, generator)
+            views.append(self.network.encode_images(turned, batch["stain"], colours))
+        alike = neighbours_of(batch["slide"], batch["centre"], torch.zeros(batch["slide"].max() + 1))
+        return contrastive_loss(views[0], views[1], self.network.scale, alike)
+
+
+def image_only(patches: Any, config: AlignConfig, epochs: int) -> AlignNetwork:
+    """Train the image encoder without expression."""
+    torch.manual_seed(0)
+    network = AlignNetwork(config, len(patches.genes))
+    spots = SpotCropDataset(patches, CROP, np.arange(sum(len(s.centres) for s in patches.slides)), augment=True)
+    loader = DataLoader(spots, config.batch_size, sampler=EpochSampler(len(spots), 0), drop_last=True)
+    module = ImageOnly(network, config, total_steps=epochs * len(loader), max_seconds=None, seed=0)
+    options = {"max_epochs": epochs, "accelerator": "cpu"}
+    fit_module(
+        module,
+        loader,
+        None,
+        early_stopping=None,
+        checkpoint_dir=None,
+        resume=None,
+        callbacks=(),
+        trainer_kwargs=options,
+    )
+    return network
+
+
+def probe(table: anndata.AnnData, keys: list[str]) -> float:
+    """Macro-F1 of the labels."""
+    values = np.concatenate([table.obsm[key] for key in keys], axis=1)
+    labels, places = table.obs["domain"], table.obsm["spatial"]
+    return stimg.metrics.probe(values, labels, places, method="logistic", protocol="blocked")["macro_f1"]
+
+
+def run(name: str, epochs: int) -> list[dict[str, Any]]:
+    """Train on some slides, retrieve on others."""
+    (train, train_images), (test, test_images) = read(RUNS[name][0]), read(RUNS[name][1])
+    shared = sorted(set.intersection(*(set(slide.var_names) for slide in (*train, *test))))
+    mpp = None
+    if name == "MOB":
+        train, mpp = [slide[:, shared].copy() for slide in train], MPP_2K
+    patches = stimg.pp.to_image_patches(train, train_images, names=RUNS[name][0], mpp=MPP, image_mpp=mpp)
+    genes = [gene for gene in patches.genes if gene in shared]
+    config = AlignConfig()
+    options: dict[str, dict[str, Any]] = {
+        "untrained": {"config": replace(config, learning_rate=0.0), "max_steps": 1},
+        "stimg": {"config": config},
+        "stain alone": {"config": config, "encoder": OneLayer()},
+        "linear genes": {"config": replace(config, gene_encoder="linear"), "encoder": OneLayer()},
+    }
+    rows = []
+    for method, chosen in options.items():
+        started = time.perf_counter()
+        tuned = "encoder" in chosen
+        model = stimg.tl.align(patches, max_epochs=epochs, device="cpu", tune_encoder=tuned, **chosen)
+        row = {"run": name, "method": method, "seconds": time.perf_counter() - started}
+        for table, image in zip(train, train_images, strict=True):
+            stimg.tl.embed_pairs(table, model, image, image_mpp=mpp)
+        recalls, truths, found = [], [], []
+        for table, image in zip(test, test_images, strict=True):
+            stimg.tl.embed_pairs(table, model, image)
+            recalls.append(stimg.metrics.retrieval_recall(table.obsm["X_stimg_image"], table.obsm["X_stimg_gene"]))
+            stimg.tl.retrieve_expression(table, train, genes)
+            judged = stimg.pp.to_image_patches(table, image, mpp=MPP, genes=genes).slides[0]
+            truths.append(judged.targets)
+            found.append(table[judged.obs_index, genes].layers["stimg_retrieved"])
+        recall = {key: float(np.mean([one[key] for one in recalls])) for key in recalls[0]}
+        for way in ("image_to_gene", "gene_to_image"):
+            row[f"{way}@10"] = recall[f"{way}@10"]
+            row[f"{way} x chance"] = recall[f"{way}@10"] / recall["chance@10"]
+        scores = stimg.metrics.expression_scores(np.concatenate(truths), np.concatenate(found))
+        row["retrieved PCC@M"] = scores["pcc_m"]
+        if name == "C to A":
+            for key, parts in (("image", ["image"]), ("gene", ["gene"]), ("both", ["image", "gene"])):
+                row[f"F1 {key}"] = probe(test[0], [f"X_stimg_{part}" for part in parts])
+        rows.append(row)
+        print({key: value if isinstance(value, str) else round(value, 3) for key, value in row.items()}, flush=True)
+    if name == "C to A":
+        model.network, model.card["size"] = image_only(patches, config, epochs), CROP
+        stimg.tl.embed_pairs(test[0], model, test_images[0])
+        rows.append({"run": name, "method": "image-only", "F1 image": probe(test[0], ["X_stimg_image"])})
+        print(rows[-1], flush=True)
+    return rows
+
+
+def main() -> None:
+    """Run the benchmark and write its table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--only", nargs="+", default=list(RUNS))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/align.md"))
+    args = parser.parse_args()
+    warnings.simplefilter("ignore", UserWarning)
+    table = pd.DataFrame([row for name in args.only for row in run(name, args.epochs)]).round(3)
+    command = f"python benchmarks/align.py --epochs {args.epochs}"
+    command += "" if args.only == list(RUNS) else " --only " + " ".join(f'"{name}"' for name in args.only)
+    text = f"# Image-gene alignment\n\n`{command}` (stimg {stimg.__version__})\n\n"
+    args.out.write_text(text + __doc__.split("\n", 4)[4] + f"\n{table.to_markdown(index=False)}\n")
+
+
+if __name__ == "__main__":
+    main()
