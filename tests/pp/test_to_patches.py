@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -163,3 +166,30 @@ def test_bad_arguments_are_refused(make_slide):
         stimg.pp.to_patches(bare)
     with pytest.raises(IndexError, match="asked for"):
         stimg.pp.to_patches(slide, size=8)[10_000]
+
+
+def test_a_collection_stays_on_disk(tmp_path):
+    root = stimg.datasets.synthetic_1k4m(tmp_path / "1k4m", n_slides=3, n_rows=8, n_genes=40)
+    with stimg.settings.override(cachedir=tmp_path / "cache"):
+        collection = stimg.datasets.stimage_1k4m(root=root, technology="ST")
+        options = {"size": 4, "n_channels": 8, "groups": collection.catalogue["tissue"].tolist()}
+        found = stimg.pp.to_patches(collection, **options)
+        slides = [collection.read(name) for name in collection.names]
+        for slide in slides:
+            stimg.pp.to_lattice(slide, "st")
+            stimg.pp.select_genes(slide)
+        expected = stimg.pp.to_patches(slides, names=collection.names, **options)
+        assert [slide.name for slide in found.slides] == collection.names
+        mapped = found.slides[0].expression.data.base.base
+        assert isinstance(mapped, np.memmap)
+        for i in (0, len(expected) - 1):
+            for key, value in expected[3, i].items():
+                assert torch.equal(torch.as_tensor(found[3, i][key]), torch.as_tensor(value)), key
+        folder = Path(mapped.filename).parent
+        assert folder.is_dir()
+        stimg.tl.pretrain(found, max_steps=1, device="cpu", val_fraction=0)
+        with pytest.raises(KeyError, match="label_key"):
+            stimg.pp.to_patches(collection, size=4, label_key="nothing")
+        del found
+        gc.collect()
+        assert not folder.exists()

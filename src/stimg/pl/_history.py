@@ -8,10 +8,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from stimg.models import Model
+    from stimg.models import AlignmentModel, ExpressionModel, Model
 
 
-def history(model: Model | pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+def history(model: Model | ExpressionModel | AlignmentModel | pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Draw training and validation loss against epochs.
 
     Parameters
@@ -40,7 +40,7 @@ def history(model: Model | pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
     table: pd.DataFrame = getattr(model, "history", model)
     if not isinstance(table, pd.DataFrame):
-        msg = f"Expected a model of `stimg.tl.pretrain` or its `history`, found {type(model).__name__}."
+        msg = f"Expected a trained model or its `history`, found {type(model).__name__}."
         raise TypeError(msg)
     if missing := [name for name in ("epoch", "train_loss", "val_loss") if name not in table]:
         msg = f"Columns {missing} not found in the history. Available: {list(table)}. Pass `model.history`."
@@ -52,10 +52,10 @@ def history(model: Model | pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax = plt.subplots(figsize=(5, 3.2), layout="constrained")[1]
     ax.plot(table["epoch"] + 1, table["train_loss"], marker="o", ms=3, color="#0072B2", label="training")
     if table["val_loss"].notna().any():
-        ax.plot(table["epoch"] + 1, table["val_loss"], marker="o", ms=3, color="#D55E00", label="held-out windows")
+        ax.plot(table["epoch"] + 1, table["val_loss"], marker="o", ms=3, color="#D55E00", label="held out")
     ax.set_xlabel("epoch")
     ax.set_ylabel("loss")
-    ax.set_title("Masked reconstruction loss")
+    ax.set_title("Loss by epoch")
     ax.legend(frameon=False)
     ax.spines[["top", "right"]].set_visible(False)
     return ax

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from stimg._validators import (
     check_var_unique,
     get_layer,
 )
+from stimg.datasets._collection import Collection
+from stimg.pp._on_disk import leave_on_disk, prepared, remove_with, temporary_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def to_patches(
-    slides: AnnData | SpatialData | Sequence[AnnData | SpatialData],
+    slides: AnnData | SpatialData | Sequence[AnnData | SpatialData] | Collection,
     size: int = 16,
     *,
     n_channels: int = 512,
@@ -59,7 +61,9 @@ def to_patches(
     ----------
     slides
         One slide or several, each with :func:`stimg.pp.to_lattice` and :func:`stimg.pp.select_genes` done. Gene
-        panels may differ. They are not changed.
+        panels may differ. They are not changed. Or a collection, such as :func:`stimg.datasets.stimage_1k4m` opens:
+        its slides are read one after another, get their lattice and genes by the defaults, and stay on disk in the
+        cache, so that memory does not grow with their number.
     size
         Side of a patch in sites.
     n_channels
@@ -74,8 +78,8 @@ def to_patches(
         Jitter windows by up to half a stride and apply a random symmetry of the lattice (flips; quarter turns on
         square and free lattices).
     names
-        One name a slide, for messages, plots and the model's card. By default `slide0`, `slide1`, ...; sections of
-        one object keep the names of their library.
+        One name a slide, for messages, plots and the model's card. By default `slide0`, `slide1`, ..., or those of the
+        collection; sections of one object keep the names of their library.
     groups
         Tissue, or any other group, of each slide. Training then draws every group equally often, and in a group every
         slide; by default every window.
@@ -122,20 +126,21 @@ def to_patches(
     if not 0 <= min_tissue <= 1:
         msg = f"Expected `min_tissue` between 0 and 1, found {min_tissue}."
         raise ValueError(msg)
-    given = list(slides) if isinstance(slides, list | tuple) else [slides]
+    collection = slides if isinstance(slides, Collection) else None
+    given: list[Any] = list(slides) if isinstance(slides, list | tuple) else [slides]
     if not given:
         msg = "Expected at least one slide in `slides`, found an empty list."
         raise ValueError(msg)
+    if collection is not None:
+        given = collection.names
+        names = given if names is None else names
     for argument, values in (("names", names), ("groups", groups)):
         if values is not None and (isinstance(values, str) or len(values) != len(given)):
             msg = f"Expected one name a slide in `{argument}`: {len(given)} slides, found {values!r}."
             raise ValueError(msg)
-    tables = [resolve_table(slide, table_key) for slide in given]
-    if label_key is not None and not any(label_key in table.obs for table in tables):
-        msg = (
-            f"Key {label_key!r} (`label_key`) not found in `adata.obs` of any slide: {list(tables[0].obs.columns)}, ..."
-        )
-        raise KeyError(msg)
+    folder = None if collection is None else temporary_folder()
+    tables = prepared(collection) if collection is not None else (resolve_table(slide, table_key) for slide in given)
+    columns: list[str] = []
     arrays: list[Slide] = []
     group_of: list[str] = []
     target_sums: set[tuple[str, float]] = set()
@@ -146,9 +151,15 @@ def to_patches(
             read = [replace(one, genes=to_human(one.genes)) for one in read]
         if label_key is not None:
             read = [replace(one, labels=_site_labels(table, one, label_key)) for one in read]
+            columns += table.obs.columns.tolist()
+        if folder is not None:
+            read = [leave_on_disk(one, folder) for one in read]
         arrays += read
         if groups is not None:
             group_of += [str(groups[i])] * (len(arrays) - len(group_of))
+    if label_key is not None and label_key not in columns:
+        msg = f"Key {label_key!r} (`label_key`) not found in `adata.obs` of any slide: {list(dict.fromkeys(columns))}."
+        raise KeyError(msg)
     if len(target_sums) > 1:
         msg = (
             f"Expected one scale for all slides, found (scale, target_sum) = {sorted(target_sums)}. "
@@ -167,6 +178,8 @@ def to_patches(
         seed=int(np.random.default_rng(rng).integers(2**31)),
         groups=None if groups is None else group_of,
     )
+    if folder is not None:
+        remove_with(dataset, folder)
     covered = set(dataset._windows[:, 0].tolist())
     for k, array in enumerate(arrays):
         if k not in covered:
