@@ -6,7 +6,7 @@ import torch
 
 import stimg
 from stimg.models import AlignmentModel, ExpressionModel
-from stimg.nn import AlignConfig, AlignNetwork
+from stimg.nn import AlignConfig, AlignNetwork, ConvEncoder
 from stimg.nn._align import contrastive_loss
 from stimg.tl._align_training import neighbours_of
 
@@ -67,17 +67,29 @@ def test_neighbours_of_one_slide():
 
 def test_chunks_do_not_change_the_gradients():
     torch.manual_seed(0)
-    networks = [AlignNetwork(AlignConfig(dim=8, hidden=16, dropout=0.0, chunk_size=size), 5) for size in (3, 64)]
+    configs = [AlignConfig(dim=8, hidden=16, dropout=0.0, chunk_size=size) for size in (3, 64)]
+    networks = [AlignNetwork(config, 5, ConvEncoder()) for config in configs]
     networks[1].load_state_dict(networks[0].state_dict())
-    images, values = torch.rand(8, 3, 64, 64), torch.randn(8, 10)
-    slide = torch.stack([torch.zeros(36), torch.ones(36)]).expand(8, -1, -1)
+    images, values, looks = torch.rand(8, 3, 64, 64), torch.randn(8, 10), torch.randn(8, 72)
     for network in networks:
         network.train()
         nothing = torch.zeros(8, 8, dtype=torch.bool)
-        found = network.encode_images(images, slide)
+        found = network.encode_images(looks, images)
         contrastive_loss(found, network.encode_genes(values), network.scale, nothing).backward()
     for one, other in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
         assert torch.allclose(one.grad, other.grad, atol=1e-5)
+
+
+@pytest.mark.parametrize("encoder", ["stimg-conv", None])
+def test_encoders(patches, slide, tmp_path, encoder):
+    config = AlignConfig(dim=8, hidden=16, batch_size=18, chunk_size=8)
+    model = stimg.tl.align(patches, config, encoder=encoder, max_steps=2, crop_size=64, device="cpu")
+    assert (model.network.encoder is None) == (encoder is None)
+    stimg.tl.embed_pairs(slide, model)
+    first = slide.obsm["X_stimg_image"].copy()
+    model.save(tmp_path / "x.safetensors")
+    stimg.tl.embed_pairs(slide, tmp_path / "x.safetensors", batch_size=10)
+    assert np.allclose(first, slide.obsm["X_stimg_image"], atol=1e-5)
 
 
 def test_seeds_and_card(patches, model):
@@ -91,7 +103,7 @@ def test_seeds_and_card(patches, model):
 
 def test_training_brings_pairs_together(patches, slides):
     config = AlignConfig(dim=16, hidden=64, batch_size=36)
-    model = stimg.tl.align(patches, config, max_epochs=30, crop_size=64, val_fraction=0, device="cpu")
+    model = stimg.tl.align(patches, config, max_epochs=60, crop_size=64, val_fraction=0, device="cpu")
     found = slides[0].copy()
     stimg.tl.embed_pairs(found, model)
     recall = stimg.metrics.retrieval_recall(found.obsm["X_stimg_image"], found.obsm["X_stimg_gene"], ks=(5,))

@@ -41,7 +41,7 @@ class AlignmentModel(ImageModel):
     network: AlignNetwork
 
     @staticmethod
-    def build(config: dict[str, Any], n_genes: int, encoder: nn.Module) -> AlignNetwork:
+    def build(config: dict[str, Any], n_genes: int, encoder: nn.Module | None) -> AlignNetwork:
         """Make the network of a configuration."""
         return AlignNetwork(AlignConfig.from_dict(config), n_genes, encoder)
 

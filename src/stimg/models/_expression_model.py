@@ -36,7 +36,7 @@ class ExpressionModel(ImageModel):
     network: DenseNetwork
 
     @staticmethod
-    def build(config: dict[str, Any], n_genes: int, encoder: nn.Module) -> DenseNetwork:
+    def build(config: dict[str, Any], n_genes: int, encoder: nn.Module | None) -> DenseNetwork:
         """Make the network of a configuration."""
         return DenseNetwork(DenseConfig.from_dict(config), n_genes, encoder)
 

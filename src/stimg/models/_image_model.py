@@ -48,8 +48,8 @@ class ImageModel(ABC):
 
     @staticmethod
     @abstractmethod
-    def build(config: dict[str, Any], n_genes: int, encoder: nn.Module) -> nn.Module:
-        """Make the network of a configuration."""
+    def build(config: dict[str, Any], n_genes: int, encoder: nn.Module | None) -> nn.Module:
+        """Make the network of a configuration; `encoder` is `None` for a model without one."""
 
     def summary(self, images: str) -> str:
         """Lines on size, genes, images and training."""
@@ -117,14 +117,14 @@ class ImageModel(ABC):
         content = read_content(path, cls.kind)
         genes = check_vocabulary(path, content)
         name = content["card"].get("encoder", BUNDLED_ENCODER)
-        if name != BUNDLED_ENCODER and encoder is None:
+        if name not in (None, BUNDLED_ENCODER) and encoder is None:
             msg = f"{str(path)!r} was trained with encoder {name!r}, which is not in the file. Give it as `encoder`."
             raise ValueError(msg)
-        found = get_encoder(name if encoder is None else encoder)
+        found = None if name is None else get_encoder(name if encoder is None else encoder)
         network = cls.build(content["config"], len(genes), found)
         expected = {name: tuple(tensor.shape) for name, tensor in own_tensors(network).items()}
         tensors, digest = read_tensors(path, expected)
-        network.load_state_dict(tensors, strict=name == BUNDLED_ENCODER, assign=True)
+        network.load_state_dict(tensors, strict=name in (None, BUNDLED_ENCODER), assign=True)
         history = pd.DataFrame(content["history"], columns=HISTORY_COLUMNS).astype({"val_loss": float})
         return cls(network.eval(), genes, content["card"], history, digest)
 

@@ -11,11 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from stimg.nn._dense import MAP_STRIDE, StainStatistics
-from stimg.nn._encoder import ConvEncoder
+from stimg.nn._dense import StainStatistics
 
 GeneEncoder = Literal["linear", "mlp"]
-MIDDLE = 10  # pixels of the map over which the stain of a spot is averaged: at 2 um 80 um
+N_LOOKS = 2 * StainStatistics.channels
 SMALLEST_TEMPERATURE = 0.01
 
 
@@ -90,11 +89,12 @@ class AlignConfig:
 
 
 class AlignNetwork(nn.Module):
-    """Encoders of crops of H&E and of expression, after CLIP (Radford et al. 2021, arXiv 2103.00020).
+    """Encoders of H&E and of expression, after CLIP (Radford et al. 2021, arXiv 2103.00020).
 
-    A spot's image is its crop's pyramid, averaged over each level, beside its stain statistics. Its expression are
-    values standardised within the slide, of the spot and on average of its neighbours, which single spots' noise hides
-    less and which the crop shows in part as well.
+    A spot's image is the stain in the middle of its crop and over all of it, compared with the slide's other spots, and
+    with an encoder also its crop's pyramid, averaged over each level. Its expression are values standardised within the
+    slide, of the spot and on average of its neighbours, which single spots' noise hides less and which the crop shows
+    in part as well.
 
     Parameters
     ----------
@@ -103,53 +103,46 @@ class AlignNetwork(nn.Module):
     n_genes
         Number of genes.
     encoder
-        `ConvEncoder`, or another module with `channels` and a pyramid.
+        A module with `channels` and a pyramid, such as `ConvEncoder`; by default the stain is all that is seen.
     """
 
     def __init__(self, config: AlignConfig, n_genes: int, encoder: nn.Module | None = None) -> None:
         super().__init__()
         self.config = config
-        self.encoder = ConvEncoder() if encoder is None else encoder
-        self.stain = StainStatistics()
-        channels: Any = self.encoder.channels
-        self.image_norm = nn.LayerNorm(sum(channels))
-        self.image_head = head(sum(channels) + self.stain.channels, config)
+        self.encoder = encoder
+        channels: Any = () if encoder is None else encoder.channels
+        self.image_norm = nn.LayerNorm(sum(channels)) if encoder is not None else None
+        self.image_head = head(sum(channels) + N_LOOKS, config)
         if config.gene_encoder == "linear":
             self.gene_head: nn.Module = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(2 * n_genes, config.dim))
         else:
             self.gene_head = head(2 * n_genes, config)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
 
-    def encode_images(self, images: Tensor, slide: Tensor, colours: Tensor | None = None) -> Tensor:
-        """Embed crops around spots.
+    def encode_images(self, looks: Tensor, images: Tensor | None = None) -> Tensor:
+        """Embed what is seen around spots.
 
         Parameters
         ----------
+        looks
+            Stain of the middle and of the whole of each crop as z-scores, float32 (n, 2 * n_statistics).
         images
-            float32 (n, 3, size, size) in [0, 1], the size a multiple of 32.
-        slide
-            Mean and deviation of the stain statistics over the slide of each, float32 (n, 2, n_statistics).
-        colours
-            The same images with other colours for the encoder, in training.
+            With an encoder, the crops: float32 (n, 3, size, size) in [0, 1], the size a multiple of 32.
 
         Returns
         -------
         Tensor
             float32 (n, dim), of length one.
         """
-        shown = images if colours is None else colours
+        if self.encoder is None or self.image_norm is None or images is None:
+            return F.normalize(self.image_head(looks), dim=1)
         parts = []
-        for i in range(0, len(images), self.config.chunk_size):
-            chunk = slice(i, i + self.config.chunk_size)
+        for chunk in images.split(self.config.chunk_size):
             if self.training and len(images) > self.config.chunk_size:
-                parts.append(checkpoint(self._pooled, shown[chunk], use_reentrant=False))
+                parts.append(checkpoint(self._pooled, chunk, use_reentrant=False))
             else:
-                parts.append(self._pooled(shown[chunk]))
-        mean, sd = slide.unbind(1)
-        first = (images.shape[-1] // MAP_STRIDE - MIDDLE) // 2
-        middle = slice(first, first + MIDDLE)
-        stain = (self.stain(images)[:, :, middle, middle].mean((2, 3)) - mean) / sd
-        return F.normalize(self.image_head(torch.cat([self.image_norm(torch.cat(parts)), stain], 1)), dim=1)
+                parts.append(self._pooled(chunk))
+        return F.normalize(self.image_head(torch.cat([self.image_norm(torch.cat(parts)), looks], 1)), dim=1)
 
     def encode_genes(self, values: Tensor) -> Tensor:
         """Embed expression of spots and of their neighbours (n, 2 * n_genes) as float32 (n, dim), of length one."""
@@ -161,7 +154,8 @@ class AlignNetwork(nn.Module):
         return self.log_scale.clamp(max=-math.log(SMALLEST_TEMPERATURE)).exp()
 
     def _pooled(self, images: Tensor) -> Tensor:
-        return torch.cat([level.mean((2, 3)) for level in self.encoder(images)], 1)
+        encoder: Any = self.encoder
+        return torch.cat([level.mean((2, 3)) for level in encoder(images)], 1)
 
 
 def head(n_inputs: int, config: AlignConfig) -> nn.Sequential:

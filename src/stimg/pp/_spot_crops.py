@@ -1,4 +1,4 @@
-"""Crops of H&E around single spots, with their expression."""
+"""Both sides of single spots: what is seen around them, and what they express."""
 
 from __future__ import annotations
 
@@ -11,43 +11,55 @@ from scipy.spatial import cKDTree
 from torch.utils.data import Dataset
 
 from stimg._image import normalise_stain
+from stimg.nn._align import N_LOOKS
+from stimg.nn._dense import MAP_STRIDE, StainStatistics
 
 if TYPE_CHECKING:
+    from stimg._image import SlideImage
     from stimg.pp._image_patch_dataset import ImagePatchDataset
 
 MIN_SD = 1e-3
 NEIGHBOUR_PITCHES = 1.6
+MIDDLE = 10  # pixels of the map over which the stain of a spot is averaged: at 2 um 80 um
+BATCH = 32
 
 
 class SpotCropDataset(Dataset[dict[str, Any]]):
-    """One crop a spot of the slides of an `ImagePatchDataset`.
+    """The spots of an `ImagePatchDataset`, one by one.
 
     Parameters
     ----------
     patches
         The slides, their resolution and their treatment of stain.
     size
-        Side of a crop in pixels.
+        Side of the crop around each spot in pixels.
     chosen
         Which of all spots, one slide after another.
+    crops
+        Give the crops themselves as well, for an encoder.
     augment
         Flip and turn crops.
     """
 
-    def __init__(self, patches: ImagePatchDataset, size: int, chosen: np.ndarray, *, augment: bool) -> None:
+    def __init__(
+        self, patches: ImagePatchDataset, size: int, chosen: np.ndarray, *, crops: bool, augment: bool
+    ) -> None:
         self.patches = patches
         self.size = size
+        self.crops = crops
         self.augment = augment
         slides = patches.slides
+        options: dict[str, Any] = {"size": size, "mpp": patches.mpp, "stain_normalise": patches.stain_normalise}
         self.slide = np.repeat(np.arange(len(slides)), [len(one.centres) for one in slides])[chosen]
         self.spot = np.concatenate([np.arange(len(one.centres)) for one in slides])[chosen]
         self.values = np.concatenate([gene_inputs(one.targets, one.centres) for one in slides])[chosen]
+        self.looks = np.concatenate([stain_inputs(one.image, one.centres, **options) for one in slides])[chosen]
 
     def __len__(self) -> int:
         return len(self.slide)
 
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, torch.Tensor]:
-        """Read one crop.
+        """Read one spot.
 
         Parameters
         ----------
@@ -57,24 +69,28 @@ class SpotCropDataset(Dataset[dict[str, Any]]):
         Returns
         -------
         dict
-            `image` uint8 (3, size, size); `stain` float32 (2, n), of the slide; `values` float32
-            (2 * n_genes,), from `gene_inputs`; `slide` int64 (); `centre` float32 (2,), in micrometres.
+            `look` float32 (n,), from `stain_inputs`; `values` float32 (2 * n_genes,), from `gene_inputs`; `slide` int64
+            (); `centre` float32 (2,), in micrometres; with crops `image` uint8 (3, size, size).
         """
         visit, index = index if isinstance(index, tuple) else (0, index)
         k, spot = int(self.slide[index]), int(self.spot[index])
         slide = self.patches.slides[k]
-        image = read_crop(slide.image, slide.centres[spot], self.size, self.patches.mpp, self.patches.stain_normalise)
-        if self.augment:
-            rng = np.random.default_rng([self.patches.seed, visit, index])
-            image = image[:, ::-1] if rng.integers(2) else image
-            image = np.rot90(image, int(rng.integers(4)))
-        return {
-            "image": torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1),
-            "stain": self.patches.stain_statistics(k),
+        item = {
+            "look": torch.from_numpy(self.looks[index]),
             "values": torch.from_numpy(self.values[index]),
             "slide": torch.tensor(k),
             "centre": torch.from_numpy(slide.centres[spot].astype(np.float32)),
         }
+        if self.crops:
+            image = read_crop(
+                slide.image, slide.centres[spot], self.size, self.patches.mpp, self.patches.stain_normalise
+            )
+            if self.augment:
+                rng = np.random.default_rng([self.patches.seed, visit, index])
+                image = image[:, ::-1] if rng.integers(2) else image
+                image = np.rot90(image, int(rng.integers(4)))
+            item["image"] = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        return item
 
 
 def read_crop(image: Any, centre: np.ndarray, size: int, mpp: float, stain_normalise: bool) -> np.ndarray:
@@ -82,6 +98,34 @@ def read_crop(image: Any, centre: np.ndarray, size: int, mpp: float, stain_norma
     top, left = centre - size / 2 * mpp
     crop = image.read(top, left, (size, size), mpp)
     return normalise_stain(crop, image.stain) if stain_normalise else crop
+
+
+def stain_inputs(image: SlideImage, centres: np.ndarray, *, size: int, mpp: float, stain_normalise: bool) -> np.ndarray:
+    """Give what the stain around each spot looks like, as z-scores within the slide.
+
+    Returns
+    -------
+    ndarray
+        float32 (n_spots, 2 * n_statistics): stain statistics in the middle of the crop, and on average over all of it.
+    """
+    network, found = StainStatistics(), [np.empty((0, N_LOOKS))]
+    first = (size // MAP_STRIDE - MIDDLE) // 2
+    middle = slice(first, first + MIDDLE)
+    for start in range(0, len(centres), BATCH):
+        crops = [read_crop(image, centre, size, mpp, stain_normalise) for centre in centres[start : start + BATCH]]
+        maps = network(torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255)
+        parts = [maps[:, :, middle, middle].mean((2, 3)), maps.mean((2, 3))]
+        found.append(torch.cat(parts, 1).numpy())
+    return z_scores(np.concatenate(found))
+
+
+def z_scores(values: np.ndarray) -> np.ndarray:
+    """Columns with a mean of zero and a deviation of one, float32; 0 where values are missing."""
+    if not len(values):
+        return values.astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        scaled = (values - values.mean(0)) / np.maximum(values.std(0), MIN_SD)
+    return np.nan_to_num(scaled).astype(np.float32)
 
 
 def gene_inputs(targets: np.ndarray, centres: np.ndarray) -> np.ndarray:
@@ -99,10 +143,7 @@ def gene_inputs(targets: np.ndarray, centres: np.ndarray) -> np.ndarray:
     ndarray
         float32 (n_spots, 2 * n_genes).
     """
-    if not len(targets):
-        return np.empty((0, 2 * targets.shape[1]), dtype=np.float32)
-    with np.errstate(invalid="ignore"):
-        values = np.nan_to_num((targets - targets.mean(0)) / np.maximum(targets.std(0), MIN_SD))
+    values = z_scores(targets)
     around = np.zeros_like(values)
     if len(centres) > 1:
         tree = cKDTree(centres)

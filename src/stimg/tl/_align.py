@@ -31,9 +31,9 @@ def align(
     patches: ImagePatchDataset,
     config: AlignConfig | None = None,
     *,
-    encoder: Any = "stimg-conv",
+    encoder: Any = None,
     tune_encoder: bool = False,
-    crop_size: int = 96,
+    crop_size: int = 224,
     max_epochs: int = 40,
     max_steps: int | None = None,
     max_time: str | timedelta | dict[str, int] | None = None,
@@ -52,9 +52,10 @@ def align(
 
     Symmetric InfoNCE with a learned temperature: in each batch, every image has to find its expression and every
     expression its image (CLIP; for spatial transcriptomics Chen et al. 2024, arXiv 2406.06393). Here expression is
-    standardised within each slide, the image encoder also sees the stain around the spot compared with the slide's
-    other spots, neighbouring spots are no negatives of each other, and large batches are computed in chunks. Alignment
-    is for retrieval and representation; it need not help to predict expression (arXiv 2508.01490).
+    standardised within each slide, images are told by the stain around the spot compared with the slide's other spots
+    (which found expression better on slides of hundreds of spots than convolutions trained from nothing) and on request
+    by an encoder, neighbouring spots are no negatives of each other, and large batches are computed in chunks.
+    Alignment is for retrieval and representation; it need not help to predict expression (arXiv 2508.01490).
 
     Parameters
     ----------
@@ -62,8 +63,11 @@ def align(
         From :func:`stimg.pp.to_image_patches`; its crops are not used, but its slides, spots, genes and resolution.
     config
         A `stimg.nn.AlignConfig`; its defaults are for laptops.
-    encoder, tune_encoder
-        As of :func:`stimg.tl.train_expression`.
+    encoder
+        By default the stain is all that is seen. Or as of :func:`stimg.tl.train_expression`: `"stimg-conv"`, the name
+        of a foundation model, a module or an object.
+    tune_encoder
+        Train another encoder as well; by default it stays as it is.
     crop_size
         Side of the square around each spot in pixels, a multiple of 32 of at least 64.
     max_epochs, max_steps, max_time
@@ -131,15 +135,16 @@ def align(
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = AlignNetwork(config, len(patches.genes), get_encoder(encoder, tuned=tune_encoder))
-        spots = SpotCropDataset(patches, crop_size, np.flatnonzero(~held), augment=True)
+        chosen = None if encoder is None else get_encoder(encoder, tuned=tune_encoder)
+        network = AlignNetwork(config, len(patches.genes), chosen)
+        spots = SpotCropDataset(patches, crop_size, np.flatnonzero(~held), crops=encoder is not None, augment=True)
         size = min(config.batch_size, len(spots))
         loader = DataLoader(
             spots, size, sampler=EpochSampler(len(spots), seed), drop_last=True, num_workers=num_workers
         )
         val_loader = None
         if held.sum() > 1:
-            plain = SpotCropDataset(patches, crop_size, np.flatnonzero(held), augment=False)
+            plain = SpotCropDataset(patches, crop_size, np.flatnonzero(held), crops=encoder is not None, augment=False)
             val_loader = DataLoader(plain, config.batch_size, num_workers=num_workers)
         steps, seconds = training_length(len(loader), trainer_kwargs)
         module = AlignModule(network, config, patches, total_steps=steps, max_seconds=seconds, seed=seed)
@@ -155,7 +160,7 @@ def align(
         )
     card = {
         "name": name,
-        "encoder": encoder if isinstance(encoder, str) else type(encoder).__name__,
+        "encoder": encoder if isinstance(encoder, str | None) else type(encoder).__name__,
         "mpp": float(patches.mpp),
         "size": int(crop_size),
         "diameter_um": float(np.median([slide.diameter_um for slide in patches.slides])),

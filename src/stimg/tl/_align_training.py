@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class AlignModule(TrainingModule):
     """Symmetric InfoNCE over the spots of a batch, and of those of all devices."""
 
-    sample = "image"
+    sample = "look"
     network: AlignNetwork
     recipe: AlignConfig
 
@@ -41,11 +41,12 @@ class AlignModule(TrainingModule):
 
     def loss(self, batch: dict[str, Tensor], seed: int) -> Tensor:
         """Loss of one batch; colours of training batches change at random."""
-        images = batch["image"].float() / 255
-        colours = None
-        if self.training:
-            colours = jitter_colours(images, self.recipe.colour_jitter, torch.Generator().manual_seed(seed))
-        found = self.network.encode_images(images, batch["stain"], colours)
+        images = None
+        if "image" in batch:
+            images = batch["image"].float() / 255
+            if self.training:
+                images = jitter_colours(images, self.recipe.colour_jitter, torch.Generator().manual_seed(seed))
+        found = self.network.encode_images(batch["look"], images)
         genes = self.network.encode_genes(batch["values"])
         slide, centre = batch["slide"], batch["centre"]
         if self.training and self.trainer.world_size > 1:

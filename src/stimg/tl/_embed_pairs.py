@@ -83,10 +83,9 @@ def embed_pairs(
     from tqdm.auto import tqdm
 
     from stimg import __version__, settings
-    from stimg._stain_statistics import slide_statistics
     from stimg.models import AlignmentModel
     from stimg.pp._image_slide import read_image_slide
-    from stimg.pp._spot_crops import gene_inputs, read_crop
+    from stimg.pp._spot_crops import gene_inputs, read_crop, stain_inputs
     from stimg.tl._infer import get_device
 
     device = get_device(device)
@@ -122,7 +121,7 @@ def embed_pairs(
     targets[:, known] = log_normalise(counts, float(model.card["target_sum"]))[:, columns[known]].toarray()
     values = torch.from_numpy(gene_inputs(targets, place.centres))
     normalise = bool(model.card["stain_normalise"])
-    stain = slide_statistics(place.image, mpp, place.image.stain if normalise else None, place.centres)
+    looks = torch.from_numpy(stain_inputs(place.image, place.centres, size=size, mpp=mpp, stain_normalise=normalise))
     network = model.network.to(device).eval()
     parts = []
     try:
@@ -130,11 +129,12 @@ def embed_pairs(
             genes = network.encode_genes(values.to(device)).cpu().numpy()
             starts = range(0, table.n_obs, batch_size)
             for start in tqdm(starts, desc="Reading H&E", disable=not settings.progress, leave=False):
-                centres = place.centres[start : start + batch_size]
-                crops = np.stack([read_crop(place.image, centre, size, mpp, normalise) for centre in centres])
-                pixels = torch.from_numpy(crops).permute(0, 3, 1, 2).to(device).float() / 255
-                slides = stain.expand(len(pixels), -1, -1).to(device)
-                parts.append(network.encode_images(pixels, slides).cpu().numpy())
+                some = slice(start, start + batch_size)
+                pixels = None
+                if network.encoder is not None:
+                    crops = [read_crop(place.image, centre, size, mpp, normalise) for centre in place.centres[some]]
+                    pixels = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).to(device).float() / 255
+                parts.append(network.encode_images(looks[some].to(device), pixels).cpu().numpy())
     finally:
         network.cpu()
     table, result = prepare(adata, table_key, copy)
