@@ -105,7 +105,7 @@ def evaluate(name: str, patches: Any, judged: list[list[Places]], seed: int, epo
     trained_um = patches.slides[0].diameter_um
 
     def add(method: str, size: float, truth: np.ndarray, found: np.ndarray) -> None:
-        rows.append({"data": name, "method": method, "size_um": size, "seed": seed, **score(truth, found)})
+        rows.append({"data": name, "method": method, "size_um": round(size), "seed": seed, **score(truth, found)})
         print(rows[-1], flush=True)
 
     for method, config in CONFIGS.items():

@@ -34,18 +34,23 @@ def slide_statistics(
         Of the slide, where its colours are brought to the reference.
     centres
         Row and column of its spots in micrometres, float64 (n, 2); of more than 512, so many are taken evenly.
-        Of fewer than 64, places all over the tissue are taken instead.
+        Those closer than 64 pixels to the image's edge are left out if 64 others remain; of fewer than 64, places all
+        over the tissue are taken instead.
 
     Returns
     -------
     Tensor
         float32 (2, n_statistics).
     """
+    reach, size = WINDOW / 2 * mpp, np.array(image.shape) * image.mpp
+    whole = ((centres >= reach) & (centres <= size - reach)).all(1)
+    centres = centres[whole] if whole.sum() >= FEWEST_PLACES else centres
     if len(centres) < FEWEST_PLACES and image.tissue[0].any():
         mask, mask_mpp = image.tissue
         centres = (np.argwhere(mask) + 0.5) * mask_mpp
     chosen = np.unique(np.linspace(0, len(centres) - 1, MOST_PLACES).round().astype(int))
-    corners = centres[chosen] - WINDOW / 2 * mpp
+    # On whole pixels, as blocks and crops of the network are: between them an image is blurred.
+    corners = np.round(centres[chosen] / mpp - WINDOW / 2) * mpp
     network, found = StainStatistics(), []
     first = (WINDOW // MAP_STRIDE - MIDDLE) // 2
     middle = slice(first, first + MIDDLE)
