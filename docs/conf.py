@@ -34,7 +34,7 @@ nitpicky = True
 
 autosummary_generate = True
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True}
+autodoc_default_options = {"members": True, "inherited-members": "ABC,Module,Dataset,Sampler,LightningModule"}
 autodoc_typehints = "none"  # sphinx-autodoc-typehints shows them
 default_role = "literal"
 napoleon_google_docstring = False
@@ -76,7 +76,8 @@ nitpick_ignore_regex = [
         r"py:.*",
         r"(anndata|datetime|lightning|matplotlib|numpy|np|pandas|pathlib|scipy|sklearn|spatialdata|torch|collections"
         r"|typing|os|logging|Any|Path|AnnData|SpatialData|Axes|Figure|Generator|Callable|Callback|ArrayLike|NDArray"
-        r"|ndarray|DataFrame|Series|Tensor|Module|Dataset|Sequence|Mapping|Iterator|Ellipsis|optional)(\..*)?",
+        r"|ndarray|DataFrame|Series|Tensor|Module|Dataset|Sequence|Mapping|Iterator|Ellipsis|optional|abc|Self"
+        r"|stimg\.models\._image_model|stimg\.datasets\._hest|stimg\.datasets\._stimage_1k4m)(\..*)?",
     ),
 ]
 suppress_warnings = ["sphinx_autodoc_typehints.forward_reference", "sphinx_autodoc_typehints.guarded_import"]

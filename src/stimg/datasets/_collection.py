@@ -155,7 +155,12 @@ class Collection(ABC):
 
         Raises
         ------
-        As `read`.
+        KeyError
+            An unknown slide.
+        OSError
+            A file is missing or damaged.
+        ValueError
+            Files do not fit each other.
         """
         import dask.array as da
         import geopandas
