@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from stimg._image import normalise_stain
-from stimg.nn._dense import MAP_STRIDE, StainStatistics
+from stimg.nn._stain import MAP_STRIDE, StainStatistics
 
 if TYPE_CHECKING:
     from stimg._image import SlideImage

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from stimg.nn._dense import StainStatistics
+from stimg.nn._stain import StainStatistics
 
 GeneEncoder = Literal["linear", "mlp"]
 N_LOOKS = 2 * StainStatistics.channels

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from stimg._image import normalise_stain
 from stimg.nn._align import N_LOOKS
-from stimg.nn._dense import MAP_STRIDE, StainStatistics
+from stimg.nn._stain import MAP_STRIDE, StainStatistics
 
 if TYPE_CHECKING:
     from stimg._image import SlideImage

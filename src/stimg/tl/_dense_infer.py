@@ -12,7 +12,8 @@ from scipy import sparse
 from stimg import settings
 from stimg._footprints import disk_footprints, polygon_footprints
 from stimg._image import normalise_stain
-from stimg.nn._dense import COARSEST_STRIDE, MAP_STRIDE
+from stimg.nn._dense import COARSEST_STRIDE
+from stimg.nn._stain import MAP_STRIDE
 from stimg.tl._expression_training import as_tensor
 
 if TYPE_CHECKING:

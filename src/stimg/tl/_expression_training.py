@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stimg._footprints import disk_footprints
 from stimg.nn import DenseConfig, DenseNetwork
-from stimg.nn._dense import MAP_STRIDE
+from stimg.nn._stain import MAP_STRIDE
 from stimg.tl._training import TrainingModule
 
 if TYPE_CHECKING:
