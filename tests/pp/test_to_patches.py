@@ -171,7 +171,9 @@ def test_bad_arguments_are_refused(make_slide):
 def test_a_collection_stays_on_disk(tmp_path):
     root = stimg.datasets.synthetic_1k4m(tmp_path / "1k4m", n_slides=3, n_rows=8, n_genes=40)
     with stimg.settings.override(cachedir=tmp_path / "cache"):
-        collection = stimg.datasets.stimage_1k4m(root=root, technology="ST")
+        everything = stimg.datasets.stimage_1k4m(root=root)
+        assert len(stimg.pp.to_patches(everything, size=4, n_channels=8).slides) == 3
+        collection = everything.filter(technology="ST")
         options = {"size": 4, "n_channels": 8, "groups": collection.catalogue["tissue"].tolist()}
         found = stimg.pp.to_patches(collection, **options)
         slides = [collection.read(name) for name in collection.names]

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from stimg._slide import Slide
     from stimg.datasets import Collection
 
-PLATFORMS = {"ST": "st", "Visium": "visium", "VisiumHD": "visium_hd"}
+# Visium spots of the collections have no array positions; their grid is found from the coordinates.
+PLATFORMS = {"ST": "st", "VisiumHD": "visium_hd"}
 
 
 def prepared(collection: Collection) -> Iterator[AnnData]:
