@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from numbers import Integral
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +36,18 @@ def check_positive(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < value < np.inf:
         msg = f"Expected `{name}` to be a positive number, found {value!r}."
         raise ValueError(msg)
+
+
+def check_training(device: str, max_epochs: int, val_fraction: float, resume: str | Path | None) -> None:
+    """Raise unless these arguments of a training function can be used."""
+    check_choice("device", device, ("auto", "cpu", "cuda", "gpu", "mps"))
+    check_positive_int("max_epochs", max_epochs)
+    if not 0 <= val_fraction < 1:
+        msg = f"Expected `val_fraction` in [0, 1), found {val_fraction}."
+        raise ValueError(msg)
+    if resume is not None and not Path(resume).is_file():
+        msg = f"No checkpoint at `resume`={str(resume)!r}. Give the path of a `last.ckpt` from `checkpoint_dir`."
+        raise FileNotFoundError(msg)
 
 
 def check_obsm(table: AnnData, key: str, *, advice: str = "") -> None:

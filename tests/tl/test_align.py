@@ -187,6 +187,7 @@ def test_bad_settings_are_named(wrong):
         ({"val_fraction": 1.0}, ValueError, "val_fraction"),
         ({"resume": "nowhere.ckpt"}, FileNotFoundError, "resume"),
         ({"max_epochs": 0}, ValueError, "max_epochs"),
+        ({"early_stopping": 2, "val_fraction": 0}, ValueError, "early_stopping"),
     ],
 )
 def test_bad_input_to_training(patches, options, error, message):

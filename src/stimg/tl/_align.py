@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stimg._validators import check_choice, check_positive_int
+from stimg._validators import check_positive_int, check_training
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,18 +108,14 @@ def align(
     from stimg.tl._training import EpochSampler, fit_module, training_length
 
     config = AlignConfig() if config is None else config
-    check_choice("device", device, ("auto", "cpu", "cuda", "gpu", "mps"))
-    check_positive_int("max_epochs", max_epochs)
+    check_training(device, max_epochs, val_fraction, resume)
+    if early_stopping is not None and not val_fraction:
+        msg = "Expected held-out spots for `early_stopping`, found `val_fraction=0`. Raise it."
+        raise ValueError(msg)
     check_positive_int("crop_size", crop_size, minimum=SMALLEST_CROP)
     if crop_size % CROP_STEP:
         msg = f"Expected `crop_size` to be a multiple of {CROP_STEP} pixels, found {crop_size}."
         raise ValueError(msg)
-    if not 0 <= val_fraction < 1:
-        msg = f"Expected `val_fraction` in [0, 1), found {val_fraction}."
-        raise ValueError(msg)
-    if resume is not None and not Path(resume).is_file():
-        msg = f"No checkpoint at `resume`={str(resume)!r}. Give the path of a `last.ckpt` from `checkpoint_dir`."
-        raise FileNotFoundError(msg)
     seed = int(np.random.default_rng(rng).integers(2**31))
     held = np.concatenate(hold_out(patches, val_fraction, seed))
     if (~held).sum() < 2:
@@ -168,7 +163,6 @@ def align(
         "slides": [slide.name for slide in patches.slides],
         "n_spots": len(held),
         "target_sum": float(patches.target_sum),
-        "config": asdict(config),
         "licence": "that of the training slides",
         "seed": seed,
         "stimg_version": __version__,

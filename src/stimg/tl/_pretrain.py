@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stimg._orthologs import vocabulary_rows
-from stimg._validators import check_choice, check_positive_int
+from stimg._validators import check_choice, check_training
 from stimg.tl._infer import get_model
 
 if TYPE_CHECKING:
@@ -111,14 +111,7 @@ def pretrain(
     start = None if init is None else get_model(init, argument="init")
     config = get_config(config or "tiny") if start is None else _continued_config(config, start)
     check_choice("unit", unit, ("patch", "spot", "slide"))
-    check_choice("device", device, ("auto", "cpu", "cuda", "gpu", "mps"))
-    check_positive_int("max_epochs", max_epochs)
-    if not 0 <= val_fraction < 1:
-        msg = f"Expected `val_fraction` in [0, 1), found {val_fraction}."
-        raise ValueError(msg)
-    if resume is not None and not Path(resume).is_file():
-        msg = f"No checkpoint at `resume`={str(resume)!r}. Give the path of a `last.ckpt` from `checkpoint_dir`."
-        raise FileNotFoundError(msg)
+    check_training(device, max_epochs, val_fraction, resume)
     seed = int(np.random.default_rng(rng).integers(2**31))
     if start is not None:
         patches = patches.with_vocabulary(start.genes)

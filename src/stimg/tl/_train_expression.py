@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stimg._validators import check_choice, check_positive_int
+from stimg._validators import check_training
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,17 +113,10 @@ def train_expression(
     from stimg.tl._training import EpochSampler, fit_module, training_length
 
     config = DenseConfig() if config is None else config
-    check_choice("device", device, ("auto", "cpu", "cuda", "gpu", "mps"))
-    check_positive_int("max_epochs", max_epochs)
-    if not 0 <= val_fraction < 1:
-        msg = f"Expected `val_fraction` in [0, 1), found {val_fraction}."
-        raise ValueError(msg)
+    check_training(device, max_epochs, val_fraction, resume)
     if early_stopping is not None and not val_fraction:
         msg = "Expected held-out spots for `early_stopping`, found `val_fraction=0`. Raise it."
         raise ValueError(msg)
-    if resume is not None and not Path(resume).is_file():
-        msg = f"No checkpoint at `resume`={str(resume)!r}. Give the path of a `last.ckpt` from `checkpoint_dir`."
-        raise FileNotFoundError(msg)
     if patches.size % COARSEST_STRIDE:
         msg = f"Expected patches with a `size` that is a multiple of {COARSEST_STRIDE} pixels, found {patches.size}."
         raise ValueError(msg)
