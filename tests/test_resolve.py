@@ -41,9 +41,18 @@ def test_empty(shape):
 def test_backed(tmp_path):
     table().write_h5ad(tmp_path / "slide.h5ad")
     backed = ad.read_h5ad(tmp_path / "slide.h5ad", backed="r")
+    assert _resolve.resolve_table(backed) is backed
     with pytest.raises(ValueError, match="to_memory"):
-        _resolve.resolve_table(backed)
+        _resolve.resolve_table(backed, copy=True)
+    with pytest.raises(ValueError, match="to_memory"):
+        _resolve.resolve_table(backed[:2])
     backed.file.close()
+
+
+def test_lazy_annotation(tmp_path):
+    table().write_zarr(tmp_path / "slide.zarr")
+    with pytest.raises(ValueError, match="`adata.obs` and `adata.var` in memory"):
+        _resolve.resolve_table(ad.experimental.read_lazy(tmp_path / "slide.zarr"))
 
 
 def test_tables(sdata):

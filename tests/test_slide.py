@@ -21,7 +21,7 @@ def test_moments_and_normalisation_agree_with_dense_arithmetic():
     np.testing.assert_allclose(found.toarray(), expected, rtol=1e-5)
     chosen = log_normalise(sparse.csr_array(counts), 1e4, np.array([5, 2]))
     np.testing.assert_array_equal(chosen.toarray(), found.toarray()[:, [5, 2]])
-    mean, std = moments(found)
+    mean, std = moments([found])
     np.testing.assert_allclose(mean, expected.mean(0), rtol=1e-4)
     np.testing.assert_allclose(std, expected.std(0), rtol=1e-4)
 
@@ -49,7 +49,8 @@ def test_one_sparse_product_gives_the_tokens_of_every_patch(make_slide, scaling)
         direct = network.tokens(item["expression"][None], item["genes"][None], shown[None])[0]
         weight = network.input_layer()[0].numpy()
         scale = network.token_scale(item["channel_mask"].sum()).item()
-    whole = slide.project(weight[np.searchsorted(patches.genes, slide.genes)], scaling) * scale
+    every = np.arange(len(slide.genes))
+    whole = slide.project(weight[np.searchsorted(patches.genes, slide.genes)], scaling, every) * scale
     sites = crop(slide.grid, patches.window(3)[1:], 8).ravel()
     present = item["present"].numpy()
     np.testing.assert_allclose(direct.numpy()[present], whole[sites[present]], rtol=1e-3, atol=1e-4)

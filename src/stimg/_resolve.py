@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 from anndata import AnnData
 
 from stimg import _keys
@@ -12,8 +13,15 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 
-def resolve_table(adata: AnnData | SpatialData, table_key: str | None = None) -> AnnData:
+def resolve_table(adata: AnnData | SpatialData, table_key: str | None = None, *, copy: bool = False) -> AnnData:
     """Return the AnnData itself, or the table of a SpatialData.
+
+    Parameters
+    ----------
+    adata, table_key
+        As given by the user.
+    copy
+        Whether the user asks for a copy.
 
     Raises
     ------
@@ -22,7 +30,8 @@ def resolve_table(adata: AnnData | SpatialData, table_key: str | None = None) ->
     KeyError
         There is no table `table_key`.
     ValueError
-        Several tables and no `table_key`, no observations, or a backed AnnData.
+        Several tables and no `table_key`, no observations, annotation that is not in memory, or a copy or a view of an
+        AnnData that is backed by a file.
     """
     if isinstance(adata, AnnData):
         table = adata
@@ -31,8 +40,16 @@ def resolve_table(adata: AnnData | SpatialData, table_key: str | None = None) ->
     else:
         msg = f"Expected an AnnData or SpatialData, found {type(adata).__name__}."
         raise TypeError(msg)
-    if table.isbacked:
-        msg = "Expected an AnnData in memory, found one backed by a file. Call `adata = adata.to_memory()` first."
+    if table.isbacked and (copy or table.is_view):
+        what = "a view of one" if table.is_view else "one to copy"
+        msg = f"Expected an AnnData in memory, found {what} backed by a file. Call `adata = adata.to_memory()` first."
+        raise ValueError(msg)
+    if not isinstance(table.obs, pd.DataFrame) or not isinstance(table.var, pd.DataFrame):
+        msg = (
+            f"Expected `adata.obs` and `adata.var` in memory, found a lazy {type(table.obs).__name__}. Load them "
+            "first (`anndata.AnnData(X=adata.X, obs=adata.obs.to_memory(), var=adata.var.to_memory(), ...)`); "
+            "expression may stay lazy."
+        )
         raise ValueError(msg)
     if table.n_obs == 0 or table.n_vars == 0:
         msg = f"Expected a slide with observations and genes, found {table.n_obs} x {table.n_vars}."

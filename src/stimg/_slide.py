@@ -10,9 +10,10 @@ import numpy as np
 from scipy import sparse
 
 from stimg import _keys
+from stimg._rows import by_nonzeros, collect_rows, is_mapped, row_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from anndata import AnnData
 
@@ -21,7 +22,9 @@ CLIP = 10.0
 
 @dataclass(frozen=True)
 class Slide:
-    """One section on its lattice. Memory is that of the non-zeros of `expression`.
+    """One section on its lattice.
+
+    Memory is that of the non-zeros of `expression`; where this is memory-mapped, that of the non-zeros of a few rows.
 
     Parameters
     ----------
@@ -63,7 +66,10 @@ class Slide:
 
     @cached_property
     def _moments(self) -> tuple[np.ndarray, np.ndarray]:
-        return moments(self.expression if self.seen is None else self.expression[np.flatnonzero(self.seen)])
+        return moments(
+            block if self.seen is None else block[np.flatnonzero(self.seen[rows])]
+            for rows, block in row_blocks(self.expression)
+        )
 
     @property
     def mean(self) -> np.ndarray:
@@ -119,35 +125,36 @@ class Slide:
         scaled[:, std == 0] = 0
         return np.minimum(scaled, CLIP, out=scaled)
 
-    def project(self, weight: np.ndarray, scaling: str) -> np.ndarray:
-        """Return (n_sites, d): scaled expression times `weight` (n_genes, d), as one sparse product.
+    def project(self, weight: np.ndarray, scaling: str, genes: np.ndarray) -> np.ndarray:
+        """Return (n_sites, d): scaled expression of `genes`, these columns, times `weight` (len(genes), d).
 
-        Z-scoring is folded into the weights, and clipping (only possible above the mean, hence at non-zeros) into the
-        stored values, so that nothing is made dense but the result.
+        One sparse product, by rows. Z-scoring is folded into the weights, and clipping (only possible above the mean,
+        hence at non-zeros) into the stored values, so that nothing is made dense but the result.
         """
-        if scaling == "log":
-            return np.asarray(self.expression @ weight, dtype=np.float32)
-        inverse = np.divide(1, self.std, out=np.zeros_like(self.std), where=self.std > 0)
-        limit = (self.mean + CLIP * self.std)[self.expression.indices]
-        clipped = sparse.csr_array(
-            (np.minimum(self.expression.data, limit), self.expression.indices, self.expression.indptr),
-            shape=self.expression.shape,
-        )
-        scaled_weight = weight * inverse[:, None]
-        return np.asarray(clipped @ scaled_weight - self.mean @ scaled_weight, dtype=np.float32)
-
-    def with_genes(self, columns: np.ndarray) -> Slide:
-        """Return the slide with only the genes at `columns`."""
-        expression = sparse.csr_array(self.expression[:, columns])
-        return replace(self, expression=expression, genes=self.genes[columns], weights=self.weights[columns])
+        result = np.empty((self.n_sites, weight.shape[1]), dtype=np.float32)
+        offset = np.zeros(weight.shape[1], dtype=np.float32)
+        mean, std = self.mean[genes], self.std[genes]
+        if scaling == "zscore":
+            weight = weight * np.divide(1, std, out=np.zeros_like(std), where=std > 0)[:, None]
+            offset = mean @ weight
+        limit = mean + CLIP * std
+        for rows, block in row_blocks(self.expression):
+            part = block[:, genes]
+            if scaling == "zscore":
+                part.data = np.minimum(part.data, limit[part.indices])
+            result[rows] = part @ weight - offset
+        return result
 
 
-def moments(expression: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation, float32, of every column of a CSR matrix, without making it dense."""
-    n_rows, n_cols = expression.shape
-    data = expression.data.astype(np.float64)
-    total = np.bincount(expression.indices, data, n_cols)
-    squares = np.bincount(expression.indices, data**2, n_cols)
+def moments(blocks: Iterable[sparse.csr_array]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation, float32, of every column of the rows in all blocks, without making them dense."""
+    n_rows: int = 0
+    total: Any = 0.0
+    squares: Any = 0.0
+    for block in blocks:
+        n_rows += block.shape[0]
+        total = total + np.bincount(block.indices, block.data, block.shape[1])
+        squares = squares + np.bincount(block.indices, np.square(block.data, dtype=np.float64), block.shape[1])
     mean = total / max(n_rows, 1)
     variance = np.maximum(squares / max(n_rows, 1) - mean**2, 0)
     variance[variance < 1e-10] = 0
@@ -181,8 +188,8 @@ def read_slides(
 ) -> list[Slide]:
     """Lay the genes at `columns` of a table's checked `expression` on its lattice, one `Slide` a library.
 
-    Counts of observations that share a site are summed before they are normalised; log values are averaged.
-    `weights` (n_vars,) are 1 by default.
+    Counts of observations that share a site are summed before they are normalised; log values are averaged. Where
+    `expression` is memory-mapped, that of the slides is too. `weights` (n_vars,) are 1 by default.
     """
     info: dict[str, Any] = dict(table.uns[_keys.UNS][_keys.STEP_LATTICE])
     library_key = info["library_key"]
@@ -196,20 +203,11 @@ def read_slides(
         rows = np.flatnonzero(libraries == library)
         sites, obs_site = np.unique(lattice[rows], axis=0, return_inverse=True)
         obs_site = obs_site.ravel()
-        values = expression[rows] if len(rows) < table.n_obs else expression
-        if shared := len(sites) < len(rows):
-            gather = sparse.csr_array((np.ones(len(rows), np.float32), (obs_site, np.arange(len(rows)))))
-            values = sparse.csr_array(gather @ values)
-        if scale == "counts":
-            values = log_normalise(values, target_sum, columns)
-        else:
-            values = sparse.csr_array(values[:, columns], dtype=np.float32)
-            if shared:
-                values = sparse.csr_array(sparse.diags_array(1 / np.bincount(obs_site).astype(np.float32)) @ values)
+        values = _site_rows(expression, rows, obs_site, columns, scale=scale, target_sum=target_sum)
         slides.append(
             Slide(
                 name=library,
-                expression=values if shared else values[np.argsort(obs_site)],
+                expression=collect_rows(values, len(columns), mapped=is_mapped(expression)),
                 genes=table.var_names.to_numpy()[columns].astype(str),
                 weights=weights[columns].astype(np.float32),
                 sites=sites.astype(np.int32),
@@ -220,3 +218,36 @@ def read_slides(
             )
         )
     return slides
+
+
+def _site_rows(
+    expression: sparse.csr_array,
+    rows: np.ndarray,
+    obs_site: np.ndarray,
+    columns: np.ndarray,
+    *,
+    scale: str,
+    target_sum: float,
+) -> Iterator[sparse.csr_array]:
+    """Yield log-normalised expression of the genes at `columns` of the sites in their order, in blocks."""
+    order = np.argsort(obs_site, kind="stable")
+    members = rows[order]
+    counts = np.bincount(obs_site)
+    first = np.concatenate([[0], np.cumsum(counts)])
+    lengths = np.diff(expression.indptr)[members]
+    nonzeros = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])[first]
+    for start, stop in by_nonzeros(nonzeros):
+        values = expression[members[first[start] : first[stop]]]
+        shared = counts[start:stop]
+        if (shared > 1).any():
+            values = sparse.csr_array(_adder(shared) @ values)
+            if scale == "log":
+                values = sparse.csr_array(sparse.diags_array(1 / shared.astype(np.float32)) @ values)
+        yield log_normalise(values, target_sum, columns) if scale == "counts" else values[:, columns]
+
+
+def _adder(counts: np.ndarray) -> sparse.csr_array:
+    """Matrix float32 (len(counts), sum(counts)) that sums runs of so many rows."""
+    total = int(counts.sum())
+    indptr = np.concatenate([[0], np.cumsum(counts)])
+    return sparse.csr_array((np.ones(total, np.float32), np.arange(total), indptr), shape=(len(counts), total))

@@ -134,9 +134,26 @@ def check_expression(values: Any, scale: str, *, name: str = "X") -> sparse.csr_
         NaN, infinite or negative values; log data named counts, or counts or values without logarithm named log.
     """
     check_choice("scale", scale, ("counts", "log"))
-    if hasattr(values, "compute"):
-        msg = f"Expected `adata.{name}` in memory, found a lazy {type(values).__name__}. Call `.compute()` on it first."
+    if not sparse.issparse(values) and not isinstance(values, np.ndarray) and not isinstance(values, list):
+        msg = (
+            f"Expected `adata.{name}` in memory, found a {type(values).__name__}. Call `adata.to_memory()`, or "
+            "`.compute()` on it, first."
+        )
         raise TypeError(msg)
+    matrix, integer, largest = check_block(values, scale, name=name)
+    if scale == "log":
+        check_log(integer, largest, name=name)
+    return matrix
+
+
+def check_block(values: Any, scale: str, *, name: str) -> tuple[sparse.csr_array, bool, float]:
+    """Check some rows of expression, as far as these tell, and return them as CSR float32.
+
+    Returns
+    -------
+    tuple
+        The rows, whether all values are integers, and the largest; `check_log` judges these two of all rows together.
+    """
     if not sparse.issparse(values):
         values = np.asarray(values)
     if values.dtype.kind not in "buif":
@@ -157,22 +174,27 @@ def check_expression(values: Any, scale: str, *, name: str = "X") -> sparse.csr_
         )
         raise ValueError(msg)
     integer = bool(np.issubdtype(data.dtype, np.integer) or (data == np.rint(data)).all())
+    largest = float(data.max()) if data.size else 0.0
     if scale == "counts" and not integer:
         msg = (
             f"Expected raw counts in `adata.{name}` for `scale='counts'`, found values that are no integers "
-            f"(largest {data.max():g}). Pass `scale='log'` for log-normalised data, or name the `layer` with counts."
+            f"(largest {largest:g}). Pass `scale='log'` for log-normalised data, or name the `layer` with counts."
         )
         raise ValueError(msg)
-    if scale == "log" and integer and data.size and data.max() > 1:
+    return sparse.csr_array(matrix, dtype=np.float32) if matrix.dtype != np.float32 else matrix, integer, largest
+
+
+def check_log(integer: bool, largest: float, *, name: str) -> None:
+    """Refuse log-normalised values that are all integers, or larger than logarithms are."""
+    if integer and largest > 1:
         msg = (
-            f"Expected log-normalised values in `adata.{name}` for `scale='log'`, found integers up to {data.max():g}. "
+            f"Expected log-normalised values in `adata.{name}` for `scale='log'`, found integers up to {largest:g}. "
             "Pass `scale='counts'` for raw counts."
         )
         raise ValueError(msg)
-    if scale == "log" and data.size and data.max() > LARGEST_LOG:
+    if largest > LARGEST_LOG:
         msg = (
-            f"Expected log-normalised values in `adata.{name}` for `scale='log'`, found values up to {data.max():g}. "
+            f"Expected log-normalised values in `adata.{name}` for `scale='log'`, found values up to {largest:g}. "
             "Take the logarithm first (`scanpy.pp.log1p`), or name the `layer` with counts and pass `scale='counts'`."
         )
         raise ValueError(msg)
-    return sparse.csr_array(matrix, dtype=np.float32) if matrix.dtype != np.float32 else matrix

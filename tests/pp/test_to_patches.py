@@ -182,12 +182,13 @@ def test_a_collection_stays_on_disk(tmp_path):
             stimg.pp.select_genes(slide)
         expected = stimg.pp.to_patches(slides, names=collection.names, **options)
         assert [slide.name for slide in found.slides] == collection.names
-        mapped = found.slides[0].expression.data.base.base
+        mapped = found.slides[0].expression.data
         assert isinstance(mapped, np.memmap)
         for i in (0, len(expected) - 1):
             for key, value in expected[3, i].items():
                 assert torch.equal(torch.as_tensor(found[3, i][key]), torch.as_tensor(value)), key
         folder = Path(mapped.filename).parent
+        del mapped
         assert folder.is_dir()
         stimg.tl.pretrain(found, max_steps=1, device="cpu", val_fraction=0)
         with pytest.raises(KeyError, match="label_key"):

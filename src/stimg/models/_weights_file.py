@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,8 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
+
+from stimg._files import check_new_path, written_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -40,28 +40,12 @@ def write_weights(
         As `stimg.models.Model.save`.
     """
     path = Path(path)
-    if not path.parent.is_dir():
-        msg = f"Expected `path` in an existing folder, found {str(path)!r}. Create {str(path.parent)!r} first."
-        raise NotADirectoryError(msg)
-    if path.exists() and not overwrite:
-        msg = f"{str(path)!r} exists. Choose another `path` or pass `overwrite=True`."
-        raise FileExistsError(msg)
-    if not os.access(path.parent, os.W_OK):
-        msg = f"The folder {str(path.parent)!r} can not be written to. Choose another `path`."
-        raise PermissionError(msg)
+    check_new_path(path, overwrite=overwrite, advice=" or pass `overwrite=True`")
     dtype = torch.float16 if half else torch.float32
     stored = {name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()}
     data = serialise(stored, metadata={METADATA_KEY: json.dumps({"format": FORMAT, **content})})
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            Path(file.name).chmod(0o644)  # temporary files are for their owner alone
-            os.replace(file.name, path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+    with written_whole(path) as unfinished:
+        unfinished.write_bytes(data)
     return hashlib.sha256(data).hexdigest()
 
 

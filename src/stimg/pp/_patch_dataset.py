@@ -151,9 +151,9 @@ class PatchDataset(Dataset):
         slide, grid = self.slides[k], self.grids[k]
         if self.augment and self.size > 1:
             shift = rng.integers(-(self.stride // 2), self.stride // 2 + 1, size=2)
-            moved = np.array([[row + shift[0], col + shift[1]]])
-            if count_occupied(grid, moved, self.size)[0] >= max(1, self.min_tissue * self.size**2):
-                row, col = int(moved[0, 0]), int(moved[0, 1])
+            moved = (row + int(shift[0]), col + int(shift[1]))
+            if (crop(grid, moved, self.size) >= 0).sum() >= max(1, self.min_tissue * self.size**2):
+                row, col = moved
         window = crop(grid, (row, col), self.size)
         positions = self._window_positions(k, row, col)
         if self.augment:

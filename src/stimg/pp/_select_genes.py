@@ -9,11 +9,11 @@ import numpy as np
 
 from stimg import _keys
 from stimg._resolve import prepare, resolve_table, write_uns
+from stimg._rows import checked_rows, row_blocks
 from stimg._slide import log_normalise, moments
 from stimg._validators import (
     check_choice,
     check_coordinates,
-    check_expression,
     check_library_key,
     check_positive_int,
     check_var_unique,
@@ -21,7 +21,7 @@ from stimg._validators import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import pandas as pd
     from anndata import AnnData
@@ -111,23 +111,28 @@ def select_genes(
     if not (np.isfinite(target_sum) and target_sum > 0):
         msg = f"Expected `target_sum` to be a positive number, found {target_sum!r}."
         raise ValueError(msg)
-    table = resolve_table(adata, table_key)
+    table = resolve_table(adata, table_key, copy=copy)
     check_var_unique(table)
     if method == "moran":
         check_coordinates(table, spatial_key)
         check_library_key(table, library_key)
     if genes is not None:
         _check_genes(table, genes)
-    expression = check_expression(get_layer(table, layer), scale, name=f"layers[{layer!r}]" if layer else "X")
-    values = log_normalise(expression, target_sum) if scale == "counts" else expression
-    variance = moments(values)[1] ** 2
+    values = get_layer(table, layer)
+
+    def log_blocks() -> Iterator[sparse.csr_array]:
+        for block in checked_rows(values, scale, name=f"layers[{layer!r}]" if layer else "X"):
+            for _, part in row_blocks(block):
+                yield log_normalise(part, target_sum) if scale == "counts" else part
+
+    variance = moments(log_blocks())[1] ** 2
     if genes is not None:
         wanted = table.var_names.isin(list(genes))
         if flat := int((wanted & (variance == 0)).sum()):
             logger.info("%d of the given genes do not vary over the slide and get weight 0.", flat)
         variance[~wanted] = 0
     elif method == "moran":
-        variance = _moran(table, values, variance, n_genes, spatial_key, library_key)
+        variance = _moran(table, log_blocks, variance, n_genes, spatial_key, library_key)
     weights = np.zeros(table.n_vars, dtype=np.float32)
     chosen = np.argsort(-variance, kind="stable")[: n_genes if genes is None else None]
     weights[chosen] = variance[chosen]
@@ -183,7 +188,7 @@ def _check_genes(table: AnnData, genes: Sequence[str]) -> None:
 
 def _moran(
     table: AnnData,
-    values: sparse.csr_array,
+    log_blocks: Callable[[], Iterator[sparse.csr_array]],
     variance: np.ndarray,
     n_genes: int,
     spatial_key: str,
@@ -201,7 +206,7 @@ def _moran(
     if not len(candidates):
         return result
     scratch = anndata.AnnData(
-        sparse.csr_matrix(values[:, candidates]),
+        sparse.csr_matrix(sparse.vstack([block[:, candidates] for block in log_blocks()])),
         var=table.var[[]].iloc[candidates],
         obsp={"spatial_connectivities": graph},
     )

@@ -135,7 +135,7 @@ def to_lattice(
     check_choice("platform", platform, ("auto", *KIND_OF_PLATFORM))
     if pitch is not None:
         check_positive("pitch", pitch)
-    table = resolve_table(adata, table_key)
+    table = resolve_table(adata, table_key, copy=copy)
     check_library_key(table, library_key)
     kind = None if platform == "auto" else KIND_OF_PLATFORM[platform]
     array = array_indices(table) if kind != "free" else None

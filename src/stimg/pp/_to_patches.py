@@ -10,26 +10,30 @@ import numpy as np
 from stimg import _keys
 from stimg._orthologs import to_human
 from stimg._resolve import resolve_table
+from stimg._rows import collect_rows, read_rows
 from stimg._slide import read_slides
 from stimg._validators import (
     check_choice,
-    check_expression,
     check_obsm,
     check_positive_int,
     check_var_unique,
     get_layer,
 )
 from stimg.datasets._collection import Collection
-from stimg.pp._on_disk import leave_on_disk, prepared, remove_with, temporary_folder
+from stimg.pp._select_genes import select_genes
+from stimg.pp._to_lattice import to_lattice
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from anndata import AnnData
     from spatialdata import SpatialData
 
     from stimg._slide import Slide
     from stimg.pp._patch_dataset import ChannelRule, PatchDataset
+
+# Visium spots of the collections have no array positions; their grid is found from the coordinates.
+PLATFORMS = {"ST": "st", "VisiumHD": "visium_hd"}
 
 
 def to_patches(
@@ -138,8 +142,7 @@ def to_patches(
         if values is not None and (isinstance(values, str) or len(values) != len(given)):
             msg = f"Expected one name a slide in `{argument}`: {len(given)} slides, found {values!r}."
             raise ValueError(msg)
-    folder = None if collection is None else temporary_folder()
-    tables = prepared(collection) if collection is not None else (resolve_table(slide, table_key) for slide in given)
+    tables = _prepared(collection) if collection is not None else (resolve_table(slide, table_key) for slide in given)
     columns: list[str] = []
     arrays: list[Slide] = []
     group_of: list[str] = []
@@ -152,8 +155,8 @@ def to_patches(
         if label_key is not None:
             read = [replace(one, labels=_site_labels(table, one, label_key)) for one in read]
             columns += table.obs.columns.tolist()
-        if folder is not None:
-            read = [leave_on_disk(one, folder) for one in read]
+        if collection is not None:
+            read = [replace(s, expression=collect_rows([s.expression], len(s.genes), mapped=True)) for s in read]
         arrays += read
         if groups is not None:
             group_of += [str(groups[i])] * (len(arrays) - len(group_of))
@@ -178,8 +181,6 @@ def to_patches(
         seed=int(np.random.default_rng(rng).integers(2**31)),
         groups=None if groups is None else group_of,
     )
-    if folder is not None:
-        remove_with(dataset, folder)
     covered = set(dataset._windows[:, 0].tolist())
     for k, array in enumerate(arrays):
         if k not in covered:
@@ -190,6 +191,15 @@ def to_patches(
             )
             raise ValueError(msg)
     return dataset
+
+
+def _prepared(collection: Collection) -> Iterator[AnnData]:
+    """Read each slide without its image and run `to_lattice` and `select_genes` with their defaults on it."""
+    for name, technology in collection.catalogue["technology"].items():
+        table = collection.read(str(name), image=False)
+        to_lattice(table, PLATFORMS.get(technology, "auto"))
+        select_genes(table)
+        yield table
 
 
 def _site_labels(table: AnnData, slide: Slide, label_key: str) -> np.ndarray | None:
@@ -218,7 +228,7 @@ def _selected_slides(
     chosen = table.uns[_keys.UNS][_keys.STEP_GENES]
     target_sums.add((str(chosen["scale"]), float(chosen["target_sum"])))
     layer = chosen["layer"] or None
-    expression = check_expression(get_layer(table, layer), chosen["scale"], name=f"layers[{layer!r}]" if layer else "X")
+    expression = read_rows(get_layer(table, layer), chosen["scale"], name=f"layers[{layer!r}]" if layer else "X")
     weights = np.nan_to_num(table.var[weight_key].to_numpy(dtype=float))
     return read_slides(
         table,

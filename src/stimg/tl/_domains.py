@@ -123,7 +123,7 @@ def domains(
     if not given:
         msg = "Expected at least one slide in `adata`, found an empty list."
         raise ValueError(msg)
-    tables = [resolve_table(slide, table_key) for slide in given]
+    tables = [resolve_table(slide, table_key, copy=copy) for slide in given]
     if len({id(table) for table in tables}) < len(tables):
         msg = f"Expected {len(tables)} different slides in `adata`, found one of them twice. Give each slide once."
         raise ValueError(msg)

@@ -111,7 +111,7 @@ def embed(
         if value is not None:
             check_positive_int(name, value)
     device = get_device(device)
-    table = resolve_table(adata, table_key)
+    table = resolve_table(adata, table_key, copy=copy)
     model = get_model(model)
     matched, record = match_slides(table, model, layer=layer, scale=scale, lattice_key=lattice_key)
     embedding = np.empty((table.n_obs, model.config.dim), dtype=np.float32)

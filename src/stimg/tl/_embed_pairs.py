@@ -95,7 +95,7 @@ def embed_pairs(
     if not isinstance(model, AlignmentModel):
         msg = f"Expected `model` to be a `stimg.models.AlignmentModel` or a path, found {type(model).__name__}."
         raise TypeError(msg)
-    table = resolve_table(adata, table_key)
+    table = resolve_table(adata, table_key, copy=copy)
     check_var_unique(table)
     name = f"layers[{layer!r}]" if layer else "X"
     counts = check_expression(get_layer(table, layer), "counts", name=name)

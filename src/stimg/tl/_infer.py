@@ -11,8 +11,9 @@ import numpy as np
 
 from stimg import _keys
 from stimg._orthologs import vocabulary_rows
+from stimg._rows import read_rows
 from stimg._slide import read_slides
-from stimg._validators import check_choice, check_expression, check_obsm, check_var_unique, get_layer
+from stimg._validators import check_choice, check_obsm, check_var_unique, get_layer
 from stimg._windows import crop, window_starts
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def match_slides(
             f"the model ({', '.join(model.genes[:3])}, ...). Check species and gene identifiers."
         )
         raise ValueError(msg)
-    expression = check_expression(get_layer(table, layer), scale, name=f"layers[{layer!r}]" if layer else "X")
+    values = get_layer(table, layer)
     if share < LOW_OVERLAP:
         warnings.warn(
             f"Only {len(columns):,} of the model's {len(model.genes):,} genes are in `adata.var_names`, {share:.0%} of "
@@ -97,7 +98,7 @@ def match_slides(
         )
     slides = read_slides(
         table,
-        expression,
+        read_rows(values, scale, name=f"layers[{layer!r}]" if layer else "X"),
         np.arange(table.n_vars),
         scale=scale,
         target_sum=model.card["target_sum"],
@@ -121,13 +122,11 @@ def site_tokens(model: Model, slide: Slide, vocabulary: np.ndarray) -> np.ndarra
     usual = int(model.card.get("genes_per_slide", len(model.genes)))
     known = np.flatnonzero(vocabulary >= 0)
     shown = np.sort(known[np.argsort(-slide.std[known], kind="stable")[:usual]])
-    if len(shown) < len(vocabulary):
-        slide, vocabulary = slide.with_genes(shown), vocabulary[shown]
     with torch.inference_mode():
-        weight, offset = (part[vocabulary].numpy() for part in model.network.input_layer())
-        used = slide.std > 0 if model.config.scaling == "zscore" else np.ones(len(vocabulary), dtype=bool)
+        weight, offset = (part[vocabulary[shown]].numpy() for part in model.network.input_layer())
+        used = slide.std[shown] > 0 if model.config.scaling == "zscore" else np.ones(len(shown), dtype=bool)
         scale = model.network.token_scale(torch.tensor(float(used.sum()))).item()
-    return (slide.project(weight, model.config.scaling) + offset[used].sum(0)) * np.float32(scale)
+    return (slide.project(weight, model.config.scaling, shown) + offset[used].sum(0)) * np.float32(scale)
 
 
 def run_windows(

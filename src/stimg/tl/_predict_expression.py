@@ -121,7 +121,7 @@ def predict_expression(
 
     device = get_device(device)
     model = _get_model(model)
-    table = resolve_table(adata, table_key)
+    table = resolve_table(adata, table_key, copy=copy)
     check_var_unique(table)
     columns = table.var_names.get_indexer(model.genes)
     known = np.flatnonzero(columns >= 0)

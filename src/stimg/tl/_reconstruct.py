@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stimg import _keys
 from stimg._resolve import prepare, resolve_table, write_uns
+from stimg._rows import is_stored
+from stimg._validators import get_layer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from stimg.models import Model
 
 logger = logging.getLogger("stimg")
+
+ROWS_A_CHUNK = 10_000
+GENES_A_CHUNK = 500
 
 
 def reconstruct(
@@ -58,7 +63,8 @@ def reconstruct(
     -------
     `None` (or the copy), with
     `.layers[key_added]` : float32, dense (n_obs, n_vars), log-normalised expression; NaN in genes that the model does
-    not know.
+    not know. Of a slide whose expression is not in memory a dask array, which computes what is asked of it, such as one
+    gene, and is written to file in chunks.
     `.uns["stimg"]["reconstruct"]` : parameters, the model's name and the sha256 of its file.
 
     Raises
@@ -72,15 +78,17 @@ def reconstruct(
     from stimg.tl._infer import get_device, get_model, match_slides, run_windows, site_tokens
 
     device = get_device(device)
-    table = resolve_table(adata, table_key)
+    table = resolve_table(adata, table_key, copy=copy)
     mask = _hidden_mask(table, hidden)
     model = get_model(model)
     matched, record = match_slides(table, model, layer=layer, scale=scale, lattice_key=lattice_key)
-    columns = np.flatnonzero(matched[0][1] >= 0)
-    values = np.full((table.n_obs, table.n_vars), np.nan, dtype=np.float32)
-    gene_out = model.network.gene_out.detach().numpy()
-    gene_bias = model.network.gene_bias.detach().numpy()
-    for slide, vocabulary in matched:
+    vocabulary = matched[0][1]  # the sections of one table have the same genes
+    columns = np.flatnonzero(vocabulary >= 0)
+    states = np.empty((table.n_obs, model.config.dim), dtype=np.float32)
+    section = np.empty(table.n_obs, dtype=np.int64)
+    scales = np.ones((2, len(matched), table.n_vars), dtype=np.float32)
+    scales[1] = 0
+    for k, (slide, _) in enumerate(matched):
         visible = np.ones(slide.n_sites, dtype=bool)
         visible[slide.obs_site[mask[slide.obs_index]]] = False
         if not visible.any():
@@ -88,12 +96,16 @@ def reconstruct(
             raise ValueError(msg)
         seen = replace(slide, seen=visible)
         tokens = site_tokens(model, seen, vocabulary)
-        states = run_windows(model, seen, tokens, readout="decoder", visible=visible, stride=stride, device=device)
-        known = vocabulary[columns]
-        predicted = states @ gene_out[known].T + gene_bias[known]
+        found = run_windows(model, seen, tokens, readout="decoder", visible=visible, stride=stride, device=device)
+        states[slide.obs_index], section[slide.obs_index] = found[slide.obs_site], k
         if model.config.scaling == "zscore":
-            predicted = predicted * seen.std[columns] + seen.mean[columns]
-        values[np.ix_(slide.obs_index, columns)] = np.maximum(predicted, 0)[slide.obs_site]
+            scales[:, k] = seen.std, seen.mean
+    weight = np.zeros((model.config.dim, table.n_vars), dtype=np.float32)
+    bias = np.full(table.n_vars, np.nan, dtype=np.float32)
+    weight[:, columns] = model.network.gene_out.detach().numpy()[vocabulary[columns]].T
+    bias[columns] = model.network.gene_bias.detach().numpy()[vocabulary[columns]]
+    parts = (states, section, weight, bias, *scales)
+    values = _lazy_expression(*parts) if is_stored(get_layer(table, record["layer"] or None)) else _expression(*parts)
     table, result = prepare(adata, table_key, copy)
     table.layers[key_added] = values
     write_uns(
@@ -112,6 +124,42 @@ def reconstruct(
     )
     logger.info("Added .layers[%r]: %d genes, %d observations hidden.", key_added, len(columns), mask.sum())
     return result
+
+
+def _expression(
+    states: np.ndarray, section: np.ndarray, weight: np.ndarray, bias: np.ndarray, std: np.ndarray, mean: np.ndarray
+) -> np.ndarray:
+    """Log-normalised expression (n, n_genes) from decoder states (n, d) and the genes' moments in each section."""
+    values = states @ weight
+    values += bias
+    values *= std[section]
+    values += mean[section]
+    return np.maximum(values, 0, out=values)
+
+
+def _lazy_expression(states: np.ndarray, section: np.ndarray, *genes: np.ndarray) -> Any:
+    """Return the same as a dask array, computed when and as far as it is asked for."""
+    import dask.array as da
+
+    rows = da.from_array(states, chunks=(ROWS_A_CHUNK, -1))
+    weight, bias, std, mean = (da.from_array(part, chunks=(*[-1] * (part.ndim - 1), GENES_A_CHUNK)) for part in genes)
+    parts = (
+        rows,
+        "nd",
+        da.from_array(section, chunks=ROWS_A_CHUNK),
+        "n",
+        weight,
+        "dg",
+        bias,
+        "g",
+        std,
+        "sg",
+        mean,
+        "sg",
+    )
+    return da.blockwise(
+        _expression, "ng", *parts, concatenate=True, dtype=np.float32, meta=np.empty((0, 0), np.float32)
+    )
 
 
 def _hidden_mask(table: AnnData, hidden: str | np.ndarray | None) -> np.ndarray:

@@ -165,10 +165,10 @@ def retrieve_expression(
     """
     check_positive_int("n_neighbors", n_neighbors)
     check_positive("temperature", temperature)
-    table = resolve_table(adata, table_key)
+    table = resolve_table(adata, table_key, copy=copy)
     check_obsm(table, query_rep, advice=ADVICE)
     given = list(reference) if isinstance(reference, list | tuple) else [reference]
-    tables = [resolve_table(slide, table_key) for slide in given]
+    tables = [resolve_table(slide, table_key, copy=copy) for slide in given]
     wanted = list(genes)
     for one in (table, *tables):
         if absent := [gene for gene in wanted if gene not in one.var_names]:

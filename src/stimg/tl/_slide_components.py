@@ -41,14 +41,13 @@ def local_components(slides: list[Slide]) -> list[np.ndarray]:
     n_components = min(COMPONENTS, len(genes) - 1, n_sites - 1)
     if n_components < 1:
         return [np.zeros((slide.n_sites, 1), dtype=np.float32) for slide in slides]
-    parts = [slide.with_genes(genes) for slide in slides]
     share = min(1.0, MOST_FITTED / n_sites)
     sample = []
-    for part in parts:
-        sites = np.linspace(0, part.n_sites - 1, max(1, round(share * part.n_sites))).astype(np.int64)
-        sample.append(part.standardise(part.expression[sites].toarray(), np.arange(len(genes))))
+    for slide in slides:
+        sites = np.linspace(0, slide.n_sites - 1, max(1, round(share * slide.n_sites))).astype(np.int64)
+        sample.append(slide.standardise(slide.expression[sites][:, genes].toarray(), genes))
     fitted = PCA(n_components, svd_solver="arpack", random_state=0).fit(np.concatenate(sample))
-    return [_neighbour_means(part) @ part.project(fitted.components_.T, "zscore") for part in parts]
+    return [_neighbour_means(slide) @ slide.project(fitted.components_.T, "zscore", genes) for slide in slides]
 
 
 def _neighbour_means(slide: Slide) -> sparse.csr_array:
