@@ -10,6 +10,8 @@ from anndata import AnnData
 from stimg import _keys
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from spatialdata import SpatialData
 
 
@@ -55,6 +57,20 @@ def resolve_table(adata: AnnData | SpatialData, table_key: str | None = None, *,
         msg = f"Expected a slide with observations and genes, found {table.n_obs} x {table.n_vars}."
         raise ValueError(msg)
     return table
+
+
+def distinct_tables(
+    given: Sequence[AnnData | SpatialData], table_key: str | None, *, copy: bool = False
+) -> list[AnnData]:
+    """Return the tables of several slides, as `resolve_table`, or refuse none and one given twice."""
+    if not given:
+        msg = "Expected at least one slide in `adata`, found an empty list."
+        raise ValueError(msg)
+    tables = [resolve_table(slide, table_key, copy=copy) for slide in given]
+    if len({id(table) for table in tables}) < len(tables):
+        msg = f"Expected {len(tables)} different slides in `adata`, found one of them twice. Give each slide once."
+        raise ValueError(msg)
+    return tables
 
 
 def _table_of(sdata: SpatialData, table_key: str | None) -> AnnData:

@@ -206,6 +206,12 @@ class GeneMAE(nn.Module):
             elif not name.startswith(("program", "label_head")):
                 mine[name].copy_(value)
 
+    def without_genes(self) -> GeneMAE:
+        """Return a copy without the tables of genes: what turns tokens into states."""
+        light = GeneMAE(self.config, 0)
+        light.start_from(self, torch.zeros(0, dtype=torch.int64))
+        return light.eval()
+
     def program_error(self, residual: Tensor, genes: Tensor, judged: Tensor) -> Tensor:
         """Mean squared error of gene program scores, estimated from the judged entries of each site.
 

@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import sparse
 
 from stimg import _keys
-from stimg._resolve import prepare, resolve_table, write_uns
+from stimg._resolve import distinct_tables, prepare, write_uns
 from stimg._validators import check_choice, check_coordinates, check_library_key, check_obsm, check_positive_int
 from stimg.tl._domains_methods import METHODS, choose_number, cluster, refine_labels
 
@@ -120,13 +120,7 @@ def domains(
     else:
         check_positive_int("n_domains", n_domains)
     given = list(adata) if isinstance(adata, list | tuple) else [adata]
-    if not given:
-        msg = "Expected at least one slide in `adata`, found an empty list."
-        raise ValueError(msg)
-    tables = [resolve_table(slide, table_key, copy=copy) for slide in given]
-    if len({id(table) for table in tables}) < len(tables):
-        msg = f"Expected {len(tables)} different slides in `adata`, found one of them twice. Give each slide once."
-        raise ValueError(msg)
+    tables = distinct_tables(given, table_key, copy=copy)
     spatial = method == "leiden" or bool(refine)
     if use_rep is None:
         own = _keys.EMBEDDING + _keys.SLIDE_SUFFIX

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stimg import _keys
-from stimg._resolve import prepare, resolve_table, write_uns
-from stimg._validators import check_choice, check_positive_int
+from stimg._resolve import distinct_tables, prepare, write_uns
+from stimg._validators import check_choice, check_obsm, check_positive_int
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from anndata import AnnData
+    from distributed import Client
     from spatialdata import SpatialData
 
     from stimg.models import Model
@@ -22,9 +25,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("stimg")
 
+SLIDES_AT_ONCE = 4
+
 
 def embed(
-    adata: AnnData | SpatialData,
+    adata: AnnData | SpatialData | Sequence[AnnData | SpatialData],
     model: Model | str | Path = "stimg-tiny",
     *,
     layer: str | None = None,
@@ -34,11 +39,12 @@ def embed(
     symmetric: bool = True,
     batch_size: int | None = None,
     device: str = "auto",
+    client: Client | None = None,
     key_added: str = _keys.EMBEDDING,
     lattice_key: str = _keys.LATTICE,
     table_key: str | None = None,
     copy: bool = False,
-) -> AnnData | SpatialData | None:
+) -> AnnData | SpatialData | list[AnnData | SpatialData] | None:
     """Embed every observation with a pretrained model.
 
     The slide's tokens are one sparse matrix product; overlapping windows gather them, pass the network, and are
@@ -50,7 +56,10 @@ def embed(
     Parameters
     ----------
     adata
-        A slide with :func:`stimg.pp.to_lattice` done. Sections under a `library_key` are embedded one by one.
+        A slide with :func:`stimg.pp.to_lattice` done, or a list of slides. Sections under a `library_key` are embedded
+        one by one. Expression may be in memory, or stored by rows in a backed file, zarr or a dask array: then memory
+        is that of a few rows and the embedding, and eight bytes a non-zero of disk are used meanwhile in
+        `stimg.settings.cachedir`.
     model
         A model, a name of :func:`stimg.models.available` (by default the weights that come with stimg), or the path or
         address of a `.safetensors` file.
@@ -69,7 +78,10 @@ def embed(
     batch_size
         Windows a batch; by default set by memory.
     device
-        `"auto"`, `"cpu"`, `"cuda"` or `"mps"`.
+        `"auto"`, `"cpu"`, `"cuda"` or `"mps"`. With `client`, that of the workers: `"cpu"` unless another is named.
+    client
+        A `distributed.Client`: windows of all slides are spread over its workers, and what a lost worker had is run
+        again. Only tokens and states travel. Without, everything runs in this process.
     key_added
         Key of the embedding in `.obsm`.
     lattice_key
@@ -81,7 +93,7 @@ def embed(
 
     Returns
     -------
-    `None` (or the copy), with
+    `None` (or the copy, or the list of copies), with
     `.obsm[key_added]` : float32, shape (n_obs, d). The network's embedding, comparable between slides. Observations
     that share a site have equal rows.
     `.obsm[key_added + "_slide"]` : float32, shape (n_obs, d + 30). The same, joined with 30 principal components of the
@@ -95,56 +107,78 @@ def embed(
     KeyError
         The lattice is missing.
     ValueError
-        No gene in common, expression that does not fit `scale`, or a damaged weights file.
+        No gene in common, expression that does not fit `scale`, a slide given twice, or a damaged weights file. Of
+        several slides none is changed then.
+    TypeError
+        `client` is none, or expression is stored by columns.
 
     Warns
     -----
     UserWarning
         The slide shares with the model under 80 % of the number of genes that its training slides had.
     """
-    from stimg import __version__
-    from stimg.tl._infer import get_device, get_model, match_slides, run_windows, site_tokens
-    from stimg.tl._slide_components import join, local_components
+    from stimg.tl._infer import get_device, get_model
 
     check_choice("readout", readout, ("encoder", "decoder"))
     for name, value in (("stride", stride), ("batch_size", batch_size)):
         if value is not None:
             check_positive_int(name, value)
-    device = get_device(device)
-    table = resolve_table(adata, table_key, copy=copy)
+    if client is not None and not (hasattr(client, "submit") and hasattr(client, "nthreads")):
+        msg = f"Expected `client` to be a `distributed.Client`, found {type(client).__name__}."
+        raise TypeError(msg)
+    device = "cpu" if client is not None and device == "auto" else get_device(device)
+    given = list(adata) if isinstance(adata, list | tuple) else [adata]
+    tables = distinct_tables(given, table_key, copy=copy)
     model = get_model(model)
+    windows: dict[str, Any] = {"stride": stride, "symmetric": symmetric, "batch_size": batch_size, "device": device}
+    windows |= {"readout": readout, "client": client}
+
+    def run(table: AnnData) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+        return _embed_table(table, model, windows, layer=layer, scale=scale, lattice_key=lattice_key)
+
+    for table in tables:
+        check_obsm(table, lattice_key, advice="Run `stimg.pp.to_lattice(adata)` first.")
+    if client is None:
+        found = [run(table) for table in tables]
+    else:  # a few slides at once keep the workers busy while the next ones are read
+        with ThreadPoolExecutor(SLIDES_AT_ONCE) as pool:
+            found = list(pool.map(run, tables))
+    results = []
+    for slide, (embedding, joined, record) in zip(given, found, strict=True):
+        table, result = prepare(slide, table_key, copy)
+        table.obsm[key_added] = embedding
+        table.obsm[key_added + _keys.SLIDE_SUFFIX] = joined
+        record |= {"key_added": key_added, "readout": readout, "stride": stride or 0, "symmetric": bool(symmetric)}
+        write_uns(table, _keys.STEP_EMBED, record)
+        results.append(result)
+        logger.info(
+            "Added .obsm[%r] and .obsm[%r], %d x %d, with model %r; %d genes shared.",
+            key_added + _keys.SLIDE_SUFFIX,
+            key_added,
+            *embedding.shape,
+            record["model"],
+            record["n_genes_shared"],
+        )
+    if not copy:
+        return None
+    return results if isinstance(adata, list | tuple) else results[0]
+
+
+def _embed_table(
+    table: AnnData, model: Model, windows: dict[str, Any], *, layer: str | None, scale: str | None, lattice_key: str
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Return a table's embedding (n_obs, d), the same joined with its own components, and what to record."""
+    from stimg import __version__
+    from stimg.tl._infer import match_slides, run_windows, site_tokens
+    from stimg.tl._slide_components import join, local_components
+
     matched, record = match_slides(table, model, layer=layer, scale=scale, lattice_key=lattice_key)
     embedding = np.empty((table.n_obs, model.config.dim), dtype=np.float32)
     components = local_components([slide for slide, _ in matched])
     own = np.empty((table.n_obs, components[0].shape[1]), dtype=np.float32)
-    options: dict[str, Any] = {"stride": stride, "symmetric": symmetric, "batch_size": batch_size, "device": device}
     for (slide, vocabulary), part in zip(matched, components, strict=True):
-        states = run_windows(model, slide, site_tokens(model, slide, vocabulary), readout=readout, **options)
+        states = run_windows(model, slide, site_tokens(model, slide, vocabulary), **windows)
         embedding[slide.obs_index] = states[slide.obs_site]
         own[slide.obs_index] = part[slide.obs_site]
-    table, result = prepare(adata, table_key, copy)
-    table.obsm[key_added] = embedding
-    table.obsm[key_added + _keys.SLIDE_SUFFIX] = join(embedding, own)
-    write_uns(
-        table,
-        _keys.STEP_EMBED,
-        {
-            **record,
-            "key_added": key_added,
-            "readout": readout,
-            "stride": stride or 0,
-            "symmetric": bool(symmetric),
-            "model": model.card["name"],
-            "sha256": model.sha256,
-            "version": __version__,
-        },
-    )
-    logger.info(
-        "Added .obsm[%r] and .obsm[%r], %d x %d, with model %r; %d genes shared.",
-        key_added + _keys.SLIDE_SUFFIX,
-        key_added,
-        *embedding.shape,
-        model.card["name"],
-        record["n_genes_shared"],
-    )
-    return result
+    record |= {"model": model.card["name"], "sha256": model.sha256, "version": __version__}
+    return embedding, join(embedding, own), record

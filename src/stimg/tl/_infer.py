@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,8 +18,11 @@ from stimg._validators import check_choice, check_obsm, check_var_unique, get_la
 from stimg._windows import crop, window_starts
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     import torch
     from anndata import AnnData
+    from distributed import Client
 
     from stimg._slide import Slide
     from stimg.models import Model
@@ -140,6 +144,7 @@ def run_windows(
     symmetric: bool = True,
     batch_size: int | None = None,
     device: str = "cpu",
+    client: Client | None = None,
 ) -> np.ndarray:
     """States float32 (n_sites, d) of a slide, averaged over overlapping windows with more weight on their centres.
 
@@ -155,6 +160,8 @@ def run_windows(
         Average over the symmetries of the lattice.
     batch_size
         Windows a batch; by default as many as keep activations near 100 MB.
+    client
+        A dask cluster that runs the batches; they are added up in the same order.
     """
     import torch
 
@@ -163,31 +170,66 @@ def run_windows(
         size = max(slide.grid.shape)
     stride = usual_stride(size, symmetric=symmetric) if stride is None else stride
     batch_size = batch_size or max(1, VALUES_A_BATCH // (size**2 * model.config.dim))
-    network = model.network.to(device)
-    table = torch.from_numpy(tokens).to(device)
     shown = torch.ones(slide.n_sites, dtype=torch.bool) if visible is None else torch.from_numpy(visible)
-    shown = shown.to(device)
+    table = torch.from_numpy(tokens)
+
+    def batches() -> Iterator[tuple[torch.Tensor, tuple[Any, ...]]]:
+        for turned in slide.symmetries() if symmetric and size > 1 else (slide,):
+            corners = turned.sites if size == 1 else window_starts(turned.grid, size, stride)
+            places = torch.from_numpy(turned.positions())
+            for start in range(0, len(corners), batch_size):
+                block = np.stack([crop(turned.grid, c, size).ravel() for c in corners[start : start + batch_size]])
+                sites = torch.from_numpy(block).long()
+                index = sites.clamp(min=0)
+                yield sites, (table[index], places[index], sites >= 0, shown[index], readout, device)
+
     centre = torch.from_numpy(_centre_weights(size))
     total = torch.zeros(slide.n_sites, model.config.dim)
     weights = torch.zeros(slide.n_sites)
     try:
-        with torch.inference_mode():
-            for turned in slide.symmetries() if symmetric and size > 1 else (slide,):
-                corners = turned.sites if size == 1 else window_starts(turned.grid, size, stride)
-                places = torch.from_numpy(turned.positions()).to(device)
-                for start in range(0, len(corners), batch_size):
-                    block = np.stack([crop(turned.grid, c, size).ravel() for c in corners[start : start + batch_size]])
-                    sites = torch.from_numpy(block).long()
-                    present = sites >= 0
-                    index = sites.clamp(min=0).to(device)
-                    on_device = present.to(device)
-                    states = _window_states(network, table[index], places[index], on_device, shown[index], readout)
-                    flat, share = sites[present], centre.expand_as(sites)[present]
-                    total.index_add_(0, flat, states.cpu()[present] * share[:, None])
-                    weights.index_add_(0, flat, share)
+        for sites, states in _results(model.network, batches(), client, device):
+            present = sites >= 0
+            flat, share = sites[present], centre.expand_as(sites)[present]
+            total.index_add_(0, flat, states[present] * share[:, None])
+            weights.index_add_(0, flat, share)
     finally:
         model.network.cpu()
     return (total / weights[:, None]).numpy()
+
+
+def _results(
+    network: Any, batches: Iterable[tuple[torch.Tensor, tuple[Any, ...]]], client: Client | None, device: str
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield each batch's sites and states in order, computed here, or some batches ahead on a cluster.
+
+    Every task holds what it needs or depends on a task that does, so that the scheduler runs again what a lost worker
+    had.
+    """
+    if client is None:
+        network.to(device)
+        for sites, arguments in batches:
+            yield sites, _window_states(network, *arguments)
+        return
+    remote = client.submit(_keep, network.without_genes(), pure=False)
+    ahead = 2 * max(sum(client.nthreads().values()), 1)
+    running: deque[tuple[torch.Tensor, Any]] = deque()
+    for sites, arguments in batches:
+        running.append((sites, client.submit(_states_on_worker, remote, *arguments, pure=False)))
+        if len(running) > ahead:
+            first, future = running.popleft()
+            yield first, future.result()
+    while running:
+        first, future = running.popleft()
+        yield first, future.result()
+
+
+def _keep(network: Any) -> Any:
+    return network
+
+
+def _states_on_worker(network: Any, *arguments: Any) -> torch.Tensor:
+    """Run one batch in a worker."""
+    return _window_states(network.to(arguments[-1]), *arguments)
 
 
 def usual_stride(size: int, *, symmetric: bool) -> int:
@@ -202,14 +244,19 @@ def _window_states(
     present: torch.Tensor,
     shown: torch.Tensor,
     readout: Readout,
+    device: str,
 ) -> torch.Tensor:
     """States (batch, sites, dim) of one batch of windows; positions count from each window's own corner."""
-    positions = positions - positions.masked_fill(~present[..., None], np.inf).amin(1, keepdim=True)
-    visible = present & shown
-    encoded = network.encode(tokens, positions, visible)
-    if readout == "encoder":
-        return encoded.float()
-    return network.decode(encoded, positions, present, visible).float()
+    import torch
+
+    with torch.inference_mode():
+        tokens, positions, present, shown = (part.to(device) for part in (tokens, positions, present, shown))
+        positions = positions - positions.masked_fill(~present[..., None], np.inf).amin(1, keepdim=True)
+        visible = present & shown
+        states = network.encode(tokens, positions, visible)
+        if readout == "decoder":
+            states = network.decode(states, positions, present, visible)
+        return states.float().cpu()
 
 
 def _centre_weights(size: int) -> np.ndarray:
