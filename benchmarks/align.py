@@ -71,7 +71,7 @@ def image_only(patches: Any, config: AlignConfig, epochs: int) -> AlignNetwork:
     every = np.arange(sum(len(slide.centres) for slide in patches.slides))
     spots = SpotCropDataset(patches, CROP, every, crops=True, augment=True)
     loader = DataLoader(spots, config.batch_size, sampler=EpochSampler(len(spots), 0), drop_last=True)
-    module = ImageOnly(network, config, total_steps=epochs * len(loader), max_seconds=None, seed=0)
+    module = ImageOnly(network, config, max_seconds=None, seed=0)
     options = {"max_epochs": epochs, "accelerator": "cpu"}
     fit_module(
         module,

@@ -108,7 +108,7 @@ def spot_wise(crops: torch.Tensor, patches: object, test: torch.Tensor, epochs: 
     truth = (torch.from_numpy(np.concatenate([s.targets for s in patches.slides])) - mean) / sd
     network = SpotNetwork(len(patches.genes))
     loader = DataLoader(TensorDataset(crops, truth), 128, shuffle=True)
-    module = SpotModule(network, DenseConfig(), total_steps=epochs * len(loader), max_seconds=None, seed=seed)
+    module = SpotModule(network, DenseConfig(), max_seconds=None, seed=seed)
     options = {"max_epochs": epochs, "accelerator": "cpu"}
     fit_module(
         module,

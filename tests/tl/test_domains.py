@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import anndata
 import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score
@@ -251,3 +252,18 @@ def test_the_joined_embedding_is_the_default_for_one_slide_alone(slide):
     del slide.obsm["X_stimg_slide"]
     stimg.tl.domains(slide, 3)
     assert slide.uns["stimg"]["domains"]["use_rep"] == "X_stimg"
+
+
+@pytest.mark.parametrize("method", ["mixture", "kmeans"])
+def test_of_very_many_observations_some_are_fitted_and_all_assigned(monkeypatch, method):
+    rng = np.random.default_rng(0)
+    truth = rng.integers(3, size=900)
+    slide = anndata.AnnData(np.zeros((900, 1), dtype=np.float32))
+    slide.obsm["X_stimg"] = rng.normal(size=(3, 20))[truth] * 3 + rng.normal(size=(900, 20))
+    stimg.tl.domains(slide, 3, method=method, key_added="whole")
+    for module in ("_domains", "_domains_methods", "_domains_mixture"):
+        monkeypatch.setattr(f"stimg.tl.{module}.MOST_FINISHED", 200)
+    monkeypatch.setattr("stimg.tl._domains_mixture.MOST_FITTED", 100)
+    stimg.tl.domains(slide, 3, method=method, key_added="some")
+    assert adjusted_rand_score(slide.obs["whole"], slide.obs["some"]) > 0.95
+    assert adjusted_rand_score(truth, slide.obs["some"]) > 0.95

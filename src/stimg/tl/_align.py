@@ -105,7 +105,7 @@ def align(
     from stimg.pp._spot_crops import SpotCropDataset
     from stimg.tl._align_training import AlignModule
     from stimg.tl._train_expression import hold_out
-    from stimg.tl._training import EpochSampler, fit_module, training_length
+    from stimg.tl._training import EpochSampler, fit_module, training_seconds
 
     config = AlignConfig() if config is None else config
     check_training(device, max_epochs, val_fraction, resume)
@@ -141,8 +141,8 @@ def align(
         if held.sum() > 1:
             plain = SpotCropDataset(patches, crop_size, np.flatnonzero(held), crops=encoder is not None, augment=False)
             val_loader = DataLoader(plain, config.batch_size, num_workers=num_workers)
-        steps, seconds = training_length(len(loader), trainer_kwargs)
-        module = AlignModule(network, config, patches, total_steps=steps, max_seconds=seconds, seed=seed)
+        seconds = training_seconds(trainer_kwargs)
+        module = AlignModule(network, config, patches, max_seconds=seconds, seed=seed)
         rows = fit_module(
             module,
             loader,

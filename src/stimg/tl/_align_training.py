@@ -30,11 +30,10 @@ class AlignModule(TrainingModule):
         recipe: AlignConfig,
         patches: ImagePatchDataset,
         *,
-        total_steps: int,
         max_seconds: float | None,
         seed: int,
     ) -> None:
-        super().__init__(network, recipe, total_steps=total_steps, max_seconds=max_seconds, seed=seed)
+        super().__init__(network, recipe, max_seconds=max_seconds, seed=seed)
         reach = [pitch_px(slide.centres, 1.0) * recipe.neighbour_pitches for slide in patches.slides]
         self.register_buffer("reach", torch.tensor(reach, dtype=torch.float32), persistent=False)
         self.reach: Tensor

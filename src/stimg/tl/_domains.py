@@ -14,6 +14,7 @@ from stimg import _keys
 from stimg._resolve import distinct_tables, prepare, write_uns
 from stimg._validators import check_choice, check_coordinates, check_library_key, check_obsm, check_positive_int
 from stimg.tl._domains_methods import METHODS, choose_number, cluster, refine_labels
+from stimg.tl._domains_mixture import MOST_FINISHED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +60,8 @@ def domains(
     method
         `"mixture"`: Gaussian mixture, best of several starts by likelihood. `"kmeans"`. `"leiden"`: Leiden on two
         layers, the embedding's neighbour graph and the spatial one (leidenalg's multiplex partition; Traag et al.
-        2019), with the resolution searched for `n_domains`.
+        2019), with the resolution searched for `n_domains`. Of more than 200,000 observations the first two are fitted
+        to that many, evenly along the first component, and assign the rest; Leiden then takes hours.
     use_rep
         Embedding in `.obsm`. By default `"X_stimg_slide"` where there is one, which was measured best over tissues, and
         `"X_stimg"` otherwise and for several slides, which only that can compare. Of several, such as
@@ -250,7 +252,8 @@ def _components(embedding: np.ndarray, n_components: int) -> np.ndarray:
         return embedding - embedding.mean(0)
     from sklearn.decomposition import PCA
 
-    return PCA(n_components, svd_solver="full").fit_transform(embedding)
+    solver = "full" if len(embedding) <= MOST_FINISHED else "covariance_eigh"  # which needs no second copy
+    return PCA(n_components, svd_solver=solver).fit_transform(embedding)
 
 
 def domain_colours(n_domains: int) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stimg.tl._domains_mixture import STARTS, fit_mixture
+from stimg.tl._domains_mixture import MOST_FINISHED, STARTS, even_rows, fit_mixture
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,11 +50,13 @@ def _kmeans(values: np.ndarray, n_domains: int, seed: int, covariance: str) -> t
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        fitted = KMeans(n_domains, n_init=STARTS, random_state=seed % 2**32).fit(values)
+        seen = values if len(values) <= MOST_FINISHED else values[even_rows(values, MOST_FINISHED)]
+        fitted = KMeans(n_domains, n_init=STARTS, random_state=seed % 2**32).fit(seen)
+    labels = fitted.predict(values).astype(np.int64)
     if n_domains == 1:
-        return fitted.labels_.astype(np.int64), np.ones(len(values))
+        return labels, np.ones(len(values))
     nearest = np.sort(fitted.transform(values), axis=1)[:, :2]
-    return fitted.labels_.astype(np.int64), 1 - nearest[:, 0] / np.maximum(nearest[:, 1], 1e-12)
+    return labels, 1 - nearest[:, 0] / np.maximum(nearest[:, 1], 1e-12)
 
 
 def _neighbour_pairs(values: np.ndarray, n_neighbours: int) -> np.ndarray:

@@ -11,6 +11,7 @@ STARTS = 20
 SCALE_POWERS = (0.0, 0.5, 1.0)
 EM_STEPS = 300
 MOST_FITTED = 20_000
+MOST_FINISHED = 200_000
 MOST_MERGED = 2000
 GROUPS = 150
 PRIOR_WEIGHT = 0.5
@@ -20,7 +21,8 @@ def fit_mixture(values: np.ndarray, n_domains: int, seed: int, covariance: str) 
     """Fit a mixture from several starts, keep the one with the highest likelihood; return labels and their posterior.
 
     Twenty starts are of k-means, three hierarchical, with each dimension divided by none, the root and all of its
-    standard deviation. Of more than 20,000 rows the starts see so many, and the best one is fitted on to all.
+    standard deviation. Of more than 20,000 rows the starts see so many, and the best one is fitted on to all, or to
+    200,000 of more.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
@@ -28,7 +30,7 @@ def fit_mixture(values: np.ndarray, n_domains: int, seed: int, covariance: str) 
     floor = 1e-6 * max(float(values.var(0).mean()), 1e-12)
     options: dict[str, Any] = {"covariance_type": covariance, "reg_covar": floor, "max_iter": EM_STEPS}
     options["random_state"] = seed % 2**32
-    seen = values[_even_rows(values, MOST_FITTED)]
+    seen = values[even_rows(values, MOST_FITTED)]
     mixtures = [GaussianMixture(n_domains, n_init=STARTS, **options)]
     deviation = np.maximum(seen.std(0), 1e-12 * max(float(seen.std()), 1e-300))
     for power in SCALE_POWERS if n_domains > 1 else ():
@@ -52,11 +54,11 @@ def fit_mixture(values: np.ndarray, n_domains: int, seed: int, covariance: str) 
                 "means_init": mixture.means_,
                 "precisions_init": mixture.precisions_,
             }
-            mixture = GaussianMixture(n_domains, **start, **options).fit(values)
+            mixture = GaussianMixture(n_domains, **start, **options).fit(values[even_rows(values, MOST_FINISHED)])
     return mixture.predict(values), mixture.predict_proba(values).max(1)
 
 
-def _even_rows(values: np.ndarray, most: int) -> np.ndarray:
+def even_rows(values: np.ndarray, most: int) -> np.ndarray:
     """Rows by their place along the first dimension, or of more than `most` that many evenly spaced ones."""
     rows = np.lexsort(values.T[::-1])
     return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
@@ -86,7 +88,7 @@ def hierarchical_start(values: np.ndarray, n_clusters: int) -> tuple[np.ndarray,
     from sklearn.cluster import AgglomerativeClustering
 
     d = values.shape[1]
-    rows = _even_rows(values, MOST_MERGED)
+    rows = even_rows(values, MOST_MERGED)
     values = values[rows]
     n_groups = max(n_clusters, min(GROUPS, len(rows) // 2))
     of_row = AgglomerativeClustering(n_groups).fit_predict(values)

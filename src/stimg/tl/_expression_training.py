@@ -58,7 +58,7 @@ class ExpressionModule(TrainingModule):
         The slides.
     held_out
         For each slide, bool (n_spots,): spots for the validation loss alone.
-    total_steps, max_seconds, seed
+    max_seconds, seed
         As of `TrainingModule`.
     """
 
@@ -73,11 +73,10 @@ class ExpressionModule(TrainingModule):
         patches: ImagePatchDataset,
         held_out: list[np.ndarray],
         *,
-        total_steps: int,
         max_seconds: float | None,
         seed: int,
     ) -> None:
-        super().__init__(network, recipe, total_steps=total_steps, max_seconds=max_seconds, seed=seed)
+        super().__init__(network, recipe, max_seconds=max_seconds, seed=seed)
         self.patches = patches
         self.held_out = held_out
         self.pitches = [pitch_px(slide.centres, patches.mpp) for slide in patches.slides]

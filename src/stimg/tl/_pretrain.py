@@ -189,10 +189,10 @@ def _fit(
 
     from stimg.nn import GeneMAE
     from stimg.tl._programs import gene_programs
-    from stimg.tl._training import EpochSampler, PretrainModule, fit_module, training_length
+    from stimg.tl._training import EpochSampler, PretrainModule, fit_module, training_seconds
 
     torch.manual_seed(seed)
-    network = GeneMAE(config, len(train.genes), len(train.labels))
+    network = GeneMAE(config, len(train.genes), len(train.labels) if config.label_loss else 0)
     if config.n_programs:
         programs = [torch.from_numpy(part) for part in gene_programs(train, config.dim // 2)]
         network.start_from_programs(*programs)
@@ -203,8 +203,8 @@ def _fit(
     sampler = EpochSampler(len(train), seed, repeats, train.draw_weights())
     loader = DataLoader(train, batch_size, sampler=sampler, num_workers=num_workers)
     val_loader = None if validation is None else DataLoader(validation, batch_size, num_workers=num_workers)
-    steps, seconds = training_length(len(loader), trainer_kwargs)
-    module = PretrainModule(network, config, total_steps=steps, max_seconds=seconds, seed=seed)
+    seconds = training_seconds(trainer_kwargs)
+    module = PretrainModule(network, config, max_seconds=seconds, seed=seed)
     rows = fit_module(
         module,
         loader,
@@ -243,7 +243,7 @@ def _make_model(
         "unit": unit,
         "size": size,
         "n_channels": patches.n_channels,
-        "labels": patches.labels,
+        "labels": patches.labels if network.n_labels else [],
         "genes_per_slide": int(np.median([len(s.genes) for s in patches.slides])),
         "scale": "log-normalised counts",
         "target_sum": patches.target_sum,

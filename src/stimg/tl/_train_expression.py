@@ -110,7 +110,7 @@ def train_expression(
     from stimg.nn import DenseConfig, DenseNetwork, get_encoder
     from stimg.nn._dense import COARSEST_STRIDE
     from stimg.tl._expression_training import ExpressionModule, stain_regression, standard_targets
-    from stimg.tl._training import EpochSampler, fit_module, training_length
+    from stimg.tl._training import EpochSampler, fit_module, training_seconds
 
     config = DenseConfig() if config is None else config
     check_training(device, max_epochs, val_fraction, resume)
@@ -146,8 +146,8 @@ def train_expression(
         loader = DataLoader(patches, config.batch_size, sampler=sampler, **options)
         plain = patches.with_augment(False)
         val_loader = DataLoader(plain, config.batch_size, **options) if val_fraction else None
-        steps, seconds = training_length(len(loader), trainer_kwargs)
-        module = ExpressionModule(network, config, patches, held_out, total_steps=steps, max_seconds=seconds, seed=seed)
+        seconds = training_seconds(trainer_kwargs)
+        module = ExpressionModule(network, config, patches, held_out, max_seconds=seconds, seed=seed)
         network.start_from_stain(*stain_regression(module, DataLoader(plain, config.batch_size, **options)))
         rows = fit_module(
             module,

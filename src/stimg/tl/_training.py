@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from torch.utils.data import Sampler
 
 from stimg._settings import settings
@@ -35,7 +36,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     With `repeats`, an epoch visits every window that many times, each time with other channels, jitter and symmetry.
     With `weights` it draws as many windows, each with that probability. Lightning calls `set_epoch` at the start of
-    each epoch, also after a resume.
+    each epoch, also after a resume. Of several processes each takes every so manieth pair, so that their batches
+    together are one of a single process.
     """
 
     def __init__(self, length: int, seed: int, repeats: int = 1, weights: np.ndarray | None = None) -> None:
@@ -51,15 +53,24 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+        total = self.length * self.repeats
+        rank, processes = _place()
+        mine = slice(rank, len(self) * processes, processes)
         if self.weights is not None:
-            drawn = torch.multinomial(self.weights, len(self), replacement=True, generator=generator).tolist()
-            return ((self.epoch * len(self) + i, window) for i, window in enumerate(drawn))
+            drawn = torch.multinomial(self.weights, total, replacement=True, generator=generator).tolist()
+            return ((self.epoch * total + i, drawn[i]) for i in range(total)[mine])
         first = self.epoch * self.repeats
-        order = torch.randperm(len(self), generator=generator).tolist()
-        return ((first + i // self.length, i % self.length) for i in order)
+        order = torch.randperm(total, generator=generator).tolist()
+        return ((first + i // self.length, i % self.length) for i in order[mine])
 
     def __len__(self) -> int:
-        return self.length * self.repeats
+        return self.length * self.repeats // _place()[1]
+
+
+def _place() -> tuple[int, int]:
+    """Rank of this process among those that train together, and their number."""
+    running = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if running else (0, 1)
 
 
 class Recipe(Protocol):
@@ -74,17 +85,15 @@ class Recipe(Protocol):
 
 
 class TrainingModule(L.LightningModule, ABC):
-    """AdamW, linear warm-up and cosine decay over steps, or over `max_seconds` if sooner."""
+    """AdamW, linear warm-up and cosine decay over the trainer's steps, or over `max_seconds` if sooner."""
 
     sample: str  # key of the batch whose length is the number of its samples
 
-    def __init__(
-        self, network: nn.Module, recipe: Recipe, *, total_steps: int, max_seconds: float | None, seed: int
-    ) -> None:
+    def __init__(self, network: nn.Module, recipe: Recipe, *, max_seconds: float | None, seed: int) -> None:
         super().__init__()
         self.network = network
         self.recipe = recipe
-        self.total_steps = total_steps
+        self.total_steps = 1
         self.max_seconds = max_seconds
         self.seed = seed
         self.started = time.monotonic()
@@ -94,24 +103,26 @@ class TrainingModule(L.LightningModule, ABC):
         """Loss of one batch; what is drawn at random depends on the seed alone."""
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Loss of one batch; what is drawn depends on the seed and the step alone."""
-        loss = self.loss(batch, self.seed * 1_000_003 + self.global_step)
+        """Loss of one batch; what is drawn depends on the seed, the step and the process alone."""
+        loss = self.loss(batch, self.seed * 1_000_003 + self.global_step + self.global_rank * 1_000_000_007)
         if not torch.isfinite(loss):
             msg = (
                 f"The training loss became {loss.item()} at step {self.global_step}. "
                 "Lower `learning_rate`, or check the slides for extreme values."
             )
             raise ValueError(msg)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch[self.sample]))
+        options: dict[str, Any] = {"prog_bar": True, "batch_size": len(batch[self.sample]), "sync_dist": True}
+        self.log("train_loss", loss, on_step=False, on_epoch=True, **options)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Loss on what is held out, drawn alike at every epoch."""
+        """Loss on what is held out, drawn alike at every epoch, and all of it in every process."""
         loss = self.loss(batch, batch_idx)
         self.log("val_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch[self.sample]))
 
     def configure_optimizers(self) -> Any:
         """AdamW, without decay of vectors."""
+        self.total_steps = int(self.trainer.estimated_stepping_batches)
         matrices = [p for p in self.parameters() if p.ndim > 1]
         vectors = [p for p in self.parameters() if p.ndim == 1]
         optimizer = torch.optim.AdamW(
@@ -125,7 +136,10 @@ class TrainingModule(L.LightningModule, ABC):
     def _rate(self, step: int) -> float:
         progress = step / max(self.total_steps, 1)
         if self.max_seconds:
-            progress = max(progress, (time.monotonic() - self.started) / self.max_seconds)
+            elapsed = time.monotonic() - self.started
+            if self.trainer.world_size > 1:  # one rate for all, or their weights part
+                elapsed = self.trainer.strategy.broadcast(elapsed)
+            progress = max(progress, elapsed / self.max_seconds)
         warm = max(progress, (step + 1) / max(self.total_steps, 1)) / self.recipe.warmup if self.recipe.warmup else 1.0
         return min(warm, 1.0) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
@@ -184,13 +198,10 @@ class History(L.Callback):
         self.best_weights = state_dict["best_weights"]
 
 
-def training_length(batches: int, trainer_kwargs: dict[str, Any]) -> tuple[int, float | None]:
-    """Return the steps of a run of so many batches an epoch, and its seconds where time is limited."""
-    steps = batches * trainer_kwargs["max_epochs"]
-    if trainer_kwargs["max_steps"] > 0:
-        steps = min(steps, trainer_kwargs["max_steps"])
+def training_seconds(trainer_kwargs: dict[str, Any]) -> float | None:
+    """Return the seconds of a run whose time is limited."""
     limit = trainer_kwargs["max_time"]
-    return steps, None if limit is None else Timer(duration=limit)._duration
+    return None if limit is None else Timer(duration=limit)._duration
 
 
 def fit_module(
@@ -221,9 +232,17 @@ def fit_module(
         "num_sanity_val_steps": 0,
         "devices": 1,
         "precision": "bf16-mixed" if on_gpu else "32-true",
+        "use_distributed_sampler": False,  # ours knows of epochs and shares them out
     }
     with _quiet_lightning():
         trainer = L.Trainer(**(defaults | trainer_kwargs), callbacks=hooks)
+        if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+            msg = (
+                "Expected one process in a notebook, or `strategy='ddp'` in a script, found in `trainer_kwargs` a "
+                "strategy that forks or spawns, from which weights do not come back. Write a script and start it with "
+                "`python` or `torchrun`, or pass `devices=1`."
+            )
+            raise ValueError(msg)
         try:
             trainer.fit(module, loader, val_loader, ckpt_path=resume, weights_only=resume is not None or None)
         except (KeyboardInterrupt, SystemExit):

@@ -1,0 +1,103 @@
+"""Training in two processes that talk by gloo, started by torchrun as on a cluster."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import load_file
+
+import stimg
+
+pytestmark = pytest.mark.slow
+
+BEGIN = """
+import json, os, sys
+import stimg
+
+processes, out = int(sys.argv[1]), sys.argv[2]
+together = {"devices": processes, "strategy": "ddp"} if processes > 1 else {}
+rank = os.environ.get("RANK", "0")
+"""
+PRETRAIN = """
+slides = [stimg.datasets.synthetic("visium", n_obs=600, n_genes=60, seed=seed) for seed in (0, 1)]
+for slide in slides:
+    stimg.pp.to_lattice(slide)
+    stimg.pp.select_genes(slide, n_genes=40)
+patches = stimg.pp.to_patches(slides, size=8, n_channels=24, groups=["a", "b"] if "groups" in sys.argv else None)
+config = stimg.nn.Config(dim=32, encoder_layers=1, heads=2, n_programs=8, batch_size=16 // processes)
+model = stimg.tl.pretrain(
+    patches, config, max_epochs=4, device="cpu", rng=0, checkpoint_dir=out, trainer_kwargs=together,
+    max_time="00:01:00:00",
+)
+"""
+ALIGN = """
+slide = stimg.datasets.synthetic_histology(n_rows=8, n_cols=8, n_genes=12, seed=0)
+stimg.pp.to_lattice(slide, platform="st")
+patches = stimg.pp.to_image_patches(slide, names=["one"])
+config = stimg.nn.AlignConfig(dim=8, hidden=16, dropout=0.0, batch_size=32 // processes)
+model = stimg.tl.align(
+    patches, config, max_epochs=3, crop_size=64, val_fraction=0, device="cpu", rng=0, trainer_kwargs=together
+)
+"""
+END = """
+model.history.to_csv(f"{out}/history-{rank}.csv")
+model.save(f"{out}/model-{rank}.safetensors")
+"""
+
+
+def train(folder: Path, program: str, processes: int, *arguments: str) -> list:
+    folder.mkdir()
+    script = folder / "script.py"
+    script.write_text(BEGIN + program + END)
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(stimg.__file__).parents[1]),
+        "STIMG_PROGRESS": "no",
+        "OMP_NUM_THREADS": "1",
+        "USE_LIBUV": "0",
+    }
+    command = [*(start if processes > 1 else [sys.executable]), str(script), str(processes), str(folder), *arguments]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert found.returncode == 0, found.stderr[-3000:]
+    return [
+        (pd.read_csv(folder / f"history-{rank}.csv"), load_file(folder / f"model-{rank}.safetensors"))
+        for rank in range(processes)
+    ]
+
+
+@pytest.mark.parametrize("groups", [False, True])
+def test_two_processes_learn_as_one_with_the_double_batch(tmp_path, groups):
+    arguments = ["groups"] if groups else []
+    ((alone, _),) = train(tmp_path / "one", PRETRAIN, 1, *arguments)
+    (first, weights), (second, others) = train(tmp_path / "two", PRETRAIN, 2, *arguments)
+    for name, value in weights.items():
+        np.testing.assert_array_equal(value, others[name])
+    for column in ("train_loss", "val_loss", "lr"):
+        np.testing.assert_allclose(first[column], second[column], rtol=1e-6)
+        np.testing.assert_allclose(first[column], alone[column], rtol=0.03)
+    assert first["train_loss"].iloc[-1] < 0.97 * first["train_loss"].iloc[0]
+    assert (tmp_path / "two" / "last.ckpt").is_file()
+
+
+def test_alignment_gathers_the_negatives_of_both(tmp_path):
+    ((alone, _),) = train(tmp_path / "one", ALIGN, 1)
+    (first, weights), (second, others) = train(tmp_path / "two", ALIGN, 2)
+    for name, value in weights.items():
+        np.testing.assert_array_equal(value, others[name])
+    np.testing.assert_allclose(first["train_loss"], second["train_loss"], rtol=1e-6)
+    np.testing.assert_allclose(first["train_loss"], alone["train_loss"], rtol=1e-3)
+
+
+def test_forking_is_refused(make_slide):
+    patches = stimg.pp.to_patches(make_slide(), size=8, n_channels=24)
+    config = stimg.nn.Config(dim=32, encoder_layers=1, heads=2, n_programs=8)
+    with pytest.raises(ValueError, match="torchrun"):
+        stimg.tl.pretrain(
+            patches, config, max_epochs=1, device="cpu", trainer_kwargs={"devices": 2, "strategy": "ddp_spawn"}
+        )
