@@ -8,8 +8,9 @@ import logging
 import os
 from http import HTTPStatus
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
 
 from stimg._settings import settings
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 DATA_DIR = "STIMG_DATA_DIR"
 HASHES = "sha256.json"
 TIMEOUT = 60  # seconds without an answer
-LOCK = Lock()  # downloads of one process may run side by side
 
 logger = logging.getLogger("stimg")
 
@@ -99,7 +99,9 @@ def fetch(url: str, collection: str, slide: str, file: str | None = None, advice
         if not advice:
             local = Path(os.environ.get(DATA_DIR) or f"${DATA_DIR}") / collection / f"{slide}.h5ad"
             advice = f"or set ${DATA_DIR} and put the slide, as AnnData, at {str(local)!r}"
-        _download(url, path, advice)
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            if not path.is_file():  # another process may have fetched it meanwhile
+                _download(url, path, advice)
     _check_hash(path)
     return path
 
@@ -166,7 +168,7 @@ def _resume(url: str, output_file: str, _: Any) -> None:
 
 def _check_hash(path: Path) -> None:
     """Compare a file with its recorded sha256, or record it."""
-    with LOCK:
+    with FileLock(path.with_name(f".{HASHES}.lock")):
         _compare_hash(path)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from stimg import _keys
+from stimg._files import written_whole
 from stimg._settings import settings
 from stimg._validators import check_positive_int
 from stimg.datasets._collection import Collection
@@ -159,9 +160,8 @@ class STimage1K4M(Collection):
             adata = self._assemble(slide, paths)
             adata.uns["stimg_source"] = state
             cached.parent.mkdir(parents=True, exist_ok=True)
-            partial = cached.with_suffix(".partial.h5ad")
-            adata.write_h5ad(partial, compression="lzf")
-            partial.replace(cached)
+            with written_whole(cached) as unfinished:
+                adata.write_h5ad(unfinished, compression="lzf")
         del adata.uns["stimg_source"]
         if image:
             adata.uns[_keys.SPATIAL][slide]["metadata"]["source_image_path"] = str(paths["image"])

@@ -8,9 +8,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import pandas as pd
+import torch
 
 from stimg.models._model import HISTORY_COLUMNS
-from stimg.models._weights_file import check_vocabulary, read_content, read_tensors, write_weights
+from stimg.models._weights_file import (
+    check_card,
+    check_vocabulary,
+    read_content,
+    read_tensors,
+    readable,
+    write_weights,
+)
 from stimg.nn import get_encoder
 from stimg.nn._encoder import BUNDLED_ENCODER
 
@@ -19,6 +27,15 @@ if TYPE_CHECKING:
 
     import numpy as np
     from torch import Tensor, nn
+
+CARD: dict[str, type] = {
+    "name": str,
+    "slides": list,
+    "mpp": float,
+    "size": int,
+    "diameter_um": float,
+    "target_sum": float,
+}
 
 
 @dataclass
@@ -115,17 +132,21 @@ class ImageModel(ABC):
             The file is damaged or of another kind, or `encoder` is missing or does not fit.
         """
         content = read_content(path, cls.kind)
+        check_card(path, content["card"], CARD)
         genes = check_vocabulary(path, content)
         name = content["card"].get("encoder", BUNDLED_ENCODER)
         if name not in (None, BUNDLED_ENCODER) and encoder is None:
             msg = f"{str(path)!r} was trained with encoder {name!r}, which is not in the file. Give it as `encoder`."
             raise ValueError(msg)
         found = None if name is None else get_encoder(name if encoder is None else encoder)
-        network = cls.build(content["config"], len(genes), found)
-        expected = {name: tuple(tensor.shape) for name, tensor in own_tensors(network).items()}
+        with readable(path):
+            with torch.device("meta"):  # nothing is made before its size is known to be that in the file
+                sketch = cls.build(content["config"], len(genes), found)
+            expected = {name: tuple(tensor.shape) for name, tensor in own_tensors(sketch).items()}
+            history = pd.DataFrame(content["history"], columns=HISTORY_COLUMNS).astype({"val_loss": float})
         tensors, digest = read_tensors(path, expected)
+        network = cls.build(content["config"], len(genes), found)
         network.load_state_dict(tensors, strict=name in (None, BUNDLED_ENCODER), assign=True)
-        history = pd.DataFrame(content["history"], columns=HISTORY_COLUMNS).astype({"val_loss": float})
         return cls(network.eval(), genes, content["card"], history, digest)
 
 

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
-from stimg.models._weights_file import check_vocabulary, read_content, read_tensors, write_weights
+from stimg.models._weights_file import (
+    check_card,
+    check_vocabulary,
+    read_content,
+    read_tensors,
+    readable,
+    write_weights,
+)
 from stimg.nn import Config, GeneMAE
 
 if TYPE_CHECKING:
@@ -17,6 +24,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+CARD: dict[str, type] = {"name": str, "slides": list, "n_sites": int, "unit": str, "size": int, "target_sum": float}
 HISTORY_COLUMNS = ["epoch", "train_loss", "val_loss", "lr", "seconds"]
 
 
@@ -120,12 +128,14 @@ class Model:
             The file is truncated, is no stimg model, has a newer format, or its tensors do not fit its configuration.
         """
         content = read_content(path, "patches")
-        config = Config.from_dict(content["config"])
+        check_card(path, content["card"], CARD)
         genes = check_vocabulary(path, content)
-        with torch.device("meta"):
-            network = GeneMAE(config, len(genes), len(content["card"].get("labels", [])))
-        expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+        with readable(path):
+            with torch.device("meta"):
+                config = Config.from_dict(content["config"])
+                network = GeneMAE(config, len(genes), len(content["card"].get("labels", [])))
+            expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+            history = pd.DataFrame(content["history"], columns=HISTORY_COLUMNS).astype({"val_loss": float})
         tensors, digest = read_tensors(path, expected)
         network.load_state_dict(tensors, assign=True)
-        history = pd.DataFrame(content["history"], columns=HISTORY_COLUMNS).astype({"val_loss": float})
         return cls(network.eval(), genes, content["card"], history, digest)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 METADATA_KEY = "stimg"
+CHECKSUM_KEY = "sha256"
 KINDS = {
     "patches": "weights of `stimg.tl.pretrain`, read by `stimg.models.Model.load`",
     "expression": "weights of `stimg.tl.train_expression`, read by `stimg.models.ExpressionModel.load`",
@@ -43,7 +44,9 @@ def write_weights(
     check_new_path(path, overwrite=overwrite, advice=" or pass `overwrite=True`")
     dtype = torch.float16 if half else torch.float32
     stored = {name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()}
-    data = serialise(stored, metadata={METADATA_KEY: json.dumps({"format": FORMAT, **content})})
+    content = {"format": FORMAT, **content}
+    text = json.dumps({**content, CHECKSUM_KEY: _checksum(content, stored)})
+    data = serialise(stored, metadata={METADATA_KEY: text})
     with written_whole(path) as unfinished:
         unfinished.write_bytes(data)
     return hashlib.sha256(data).hexdigest()
@@ -65,6 +68,13 @@ def read_content(path: str | Path, kind: str) -> dict[str, Any]:
         raise FileNotFoundError(msg)
     with _opened(path) as file:
         content = _parse_metadata(path, file.metadata() or {})
+        n_tensors = len(file.keys())
+    config = content["config"]
+    if isinstance(config, dict) and any(
+        isinstance(value, int) and value > n_tensors for name, value in config.items() if name.endswith("layers")
+    ):
+        msg = f"The configuration of {str(path)!r} names more layers than there are tensors. The file is damaged."
+        raise ValueError(msg)
     found = content.get("kind", "patches")
     if found != kind:
         msg = f"Expected {KINDS[kind]}, found in {str(path)!r} {KINDS.get(found, f'{found!r}')}."
@@ -73,12 +83,35 @@ def read_content(path: str | Path, kind: str) -> dict[str, Any]:
 
 
 def read_tensors(path: str | Path, expected: dict[str, tuple[int, ...]]) -> tuple[dict[str, Tensor], str]:
-    """Read the tensors as float32, whose names and shapes are compared before; return them and the file's sha256."""
+    """Read the tensors as float32, whose names and shapes are compared before; return them and the file's sha256.
+
+    Raises
+    ------
+    ValueError
+        The tensors are not the expected ones, or anything is not as it was written.
+    """
     path = Path(path)
     with _opened(path) as file:
         _check_tensors(path, expected, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})
-        tensors = {name: file.get_tensor(name).float() for name in expected}
+        stored = {name: file.get_tensor(name) for name in expected}
+        content = json.loads(file.metadata()[METADATA_KEY])
+    written = content.pop(CHECKSUM_KEY, None)  # files of the first releases have none
+    if written is not None and written != _checksum(content, stored):
+        msg = (
+            f"The checksum of {str(path)!r} does not fit what is in it. The file is damaged: copy or download it again."
+        )
+        raise ValueError(msg)
+    tensors = {name: tensor.float() for name, tensor in stored.items()}
     return tensors, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _checksum(content: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Return the sha256 of the metadata and of all tensors with their names."""
+    found = hashlib.sha256(json.dumps(content).encode())
+    for name in sorted(tensors):
+        found.update(name.encode())
+        found.update(tensors[name].numpy().tobytes())
+    return found.hexdigest()
 
 
 @contextmanager
@@ -114,9 +147,32 @@ def _parse_metadata(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     return content
 
 
+@contextmanager
+def readable(path: str | Path) -> Iterator[None]:
+    """Turn what a damaged configuration, card or history may cause into an error that says so."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RuntimeError) as error:
+        msg = f"The metadata of {str(path)!r} can not be used ({type(error).__name__}: {error}). The file is damaged."
+        raise ValueError(msg) from error
+
+
+def check_card(path: str | Path, card: dict[str, Any], expected: dict[str, type]) -> None:
+    """Refuse a card without what is needed to use a model, or with another type or a number that is not positive."""
+    for name, kind in expected.items():
+        value = card.get(name)
+        if not isinstance(value, kind) or (kind in (int, float) and not 0 < value < np.inf):  # type: ignore[operator]
+            msg = f"The card of {str(path)!r} has {name!r}: {value!r}. The file is damaged."
+            raise ValueError(msg)
+
+
 def check_vocabulary(path: str | Path, content: dict[str, Any]) -> np.ndarray:
     """Return the genes of a file's metadata, str (n_genes,), or refuse a vocabulary with a gene twice."""
-    genes = np.asarray(content["genes"], dtype=str)
+    named = content["genes"]
+    if not isinstance(named, list) or not named or not all(isinstance(gene, str) for gene in named):
+        msg = f"The vocabulary of {str(path)!r} can not be read. The file is damaged."
+        raise ValueError(msg)
+    genes = np.asarray(named, dtype=str)
     if len(np.unique(genes)) < len(genes):
         msg = f"The vocabulary of {str(path)!r} has a gene twice. The file is damaged."
         raise ValueError(msg)
