@@ -1,10 +1,11 @@
-"""Seconds and memory of embedding a 3,600-spot Visium slide from saved weights, beside the bare network.
+"""Seconds and memory of embedding and of training on a 3,600-spot Visium slide, beside the bare network.
 
     STIMG_DATA_DIR=../shared/data python benchmarks/speed.py [--out benchmarks/results/speed.md]
 
 Runs in a process of its own so that peak memory is that of embedding. "Bare network" passes the same windows, already
 in memory as tensors, of the slide and its flips, through the encoder and the decoder's blocks: what `tl.embed` reads
 out. The rest of `tl.embed` is reading the weights, the tokens, gathering and averaging, and the slide's own components.
+"Bare loop" takes the same optimiser steps (masks, forward, backward, clipping, AdamW) on batches that are in memory.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from lightning import Callback
+from torch.utils.data import DataLoader
 
 import stimg
 from stimg._windows import crop, window_starts
@@ -25,6 +28,7 @@ from stimg.tl._infer import VALUES_A_BATCH, match_slides, site_tokens, usual_str
 from stimg.tl._slide_components import local_components
 
 REPEATS = 5
+STEPS, WARM_UP = 60, 10
 
 
 def peak_mb() -> float:
@@ -65,6 +69,39 @@ def component_seconds(model: stimg.models.Model, section) -> float:
     return float(np.median(times))
 
 
+class StepClock(Callback):
+    """Time at the end of every training step."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_train_batch_end(self, *_: object) -> None:
+        self.times.append(time.perf_counter())
+
+
+def training_seconds(patches: stimg.pp.PatchDataset) -> tuple[float, float]:
+    """Median seconds of a step of `tl.pretrain`, and of a bare loop on batches in memory."""
+    from stimg.nn import draw_hidden
+
+    clock = StepClock()
+    model = stimg.tl.pretrain(patches, "tiny", max_steps=STEPS, val_fraction=0, device="cpu", callbacks=[clock])
+    ours = float(np.median(np.diff(clock.times[WARM_UP:])))
+    network, config = model.network.train(), model.config
+    loader = DataLoader(patches.with_scaling(config.scaling), config.batch_size, shuffle=True)
+    batches = [batch for batch, _ in zip(loader, range(WARM_UP), strict=False)]
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
+    times = []
+    for step in range(STEPS):
+        batch = batches[step % len(batches)]
+        hidden = draw_hidden(batch["present"], batch["channel_mask"], config, torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        network(batch, hidden).loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        times.append(time.perf_counter())
+    return ours, float(np.median(np.diff(times[WARM_UP:])))
+
+
 def main() -> None:
     """Measure and write the table."""
     parser = argparse.ArgumentParser()
@@ -85,6 +122,7 @@ def main() -> None:
         peak = peak_mb()
         model = stimg.models.Model.load(path)
         bare, components = bare_seconds(model, section), component_seconds(model, section)
+    step, bare_step = training_seconds(stimg.pp.to_patches(section))
     table = pd.DataFrame(
         [
             {"what": "tl.embed from file, median s", "value": np.median(times)},
@@ -95,11 +133,14 @@ def main() -> None:
                 "what": "share without the slide's own components",
                 "value": bare / (np.median(times) - components),
             },
+            {"what": "step of tl.pretrain, median s", "value": step},
+            {"what": "step of the bare loop, median s", "value": bare_step},
+            {"what": "training, share of the bare loop's throughput", "value": bare_step / step},
             {"what": "peak MB of the whole process", "value": peak},
             {"what": "of it reached before the first embedding (training included), MB", "value": before},
         ]
     )
-    text = f"# Speed of embedding, {section.n_obs:,} spots, {torch.get_num_threads()} threads\n\n"
+    text = f"# Speed of embedding and training, {section.n_obs:,} spots, {torch.get_num_threads()} threads\n\n"
     text += f"`python benchmarks/speed.py` (stimg {stimg.__version__}, torch {torch.__version__})\n\n"
     args.out.write_text(text + table.round(3).to_markdown(index=False) + "\n")
     print(table)

@@ -44,12 +44,12 @@ class TiffLevel:
         import tifffile
         import zarr
 
-        with _naming(self.path):
-            store = tifffile.imread(self.path, series=0, level=self.index, aszarr=True)
-            try:
-                return np.asarray(zarr.open(store, mode="r")[key])  # type: ignore[index]
-            finally:
-                store.close()
+        with (
+            _naming(self.path),
+            tifffile.TiffFile(self.path) as file,
+            file.aszarr(series=0, level=self.index) as store,
+        ):
+            return np.asarray(zarr.open(store, mode="r")[key])  # type: ignore[index]
 
 
 def open_file(path: Path) -> list[Any]:

@@ -2,32 +2,106 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from numbers import Integral
+import functools
+import inspect
+import os
+import warnings
+from collections.abc import Callable, Collection
+from numbers import Integral, Number
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+PACKAGE = str(Path(__file__).parent)
+P = ParamSpec("P")
+R = TypeVar("R")
+
 # No logarithm of a count, to whatever base and target sum in use, comes near.
 LARGEST_LOG = 50
 
 
+KEYS = ("key", "key_added", "layer", "library", "library_id", "image_key_added", "gene_key_added", "name", "title")
+PATHS = ("path", "map_path", "checkpoint_dir", "resume")
+COUNTS = ("stride", "batch_size", "max_steps", "early_stopping")
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Check those arguments of a public function whose meaning follows from their name, before it runs.
+
+    Keys are strings, seeds integers or generators, paths strings or paths, some counts positive integers, and switches
+    (whose default is `True` or `False`, and which take nothing else) bool. `None` is taken where it is the default.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            given = signature.bind(*args, **kwargs).arguments
+        except TypeError:  # Python says best what is missing or too much
+            return function(*args, **kwargs)
+        for name, value in given.items():
+            parameter = signature.parameters[name]
+            if value is not parameter.default:
+                _check_argument(name, value, parameter.annotation == "bool")
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _check_argument(name: str, value: object, switch: bool) -> None:
+    if name in KEYS or name.endswith(("_key", "_layer")):
+        wanted, right = "a string", isinstance(value, str) and value != ""
+    elif name in PATHS:
+        wanted, right = "a path", isinstance(value, str | os.PathLike) and value != ""
+    elif name in ("rng", "seed"):
+        wanted = "a non-negative integer" + (", a numpy Generator or None" if name == "rng" else "")
+        right = isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
+        right |= name == "rng" and (value is None or isinstance(value, np.random.Generator))
+    elif name in COUNTS:
+        wanted, right = (
+            "an integer above 0",
+            isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0,
+        )
+    else:
+        wanted, right = "True or False", not switch or isinstance(value, bool | np.bool_)
+    if not right:
+        msg = f"Expected `{name}` to be {wanted}, found {value!r}."
+        raise ValueError(msg) if isinstance(value, str | Number) else TypeError(msg)
+
+
+def warn(message: str) -> None:
+    """Warn at the line of the user's code that called stimg, however many calls lie between."""
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, UserWarning, stacklevel=level)
+
+
 def check_choice(name: str, value: object, choices: Collection[str]) -> None:
     """Refuse a value that is none of `choices`."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         msg = f"Expected `{name}` to be one of {list(choices)}, found {value!r}."
         raise ValueError(msg)
 
 
-def check_positive_int(name: str, value: object, minimum: int = 1) -> None:
-    """Refuse what is no integer of at least `minimum`."""
+def check_positive_int(name: str, value: object, minimum: int = 1, maximum: int | None = None) -> None:
+    """Refuse what is no integer of at least `minimum` and at most `maximum`."""
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < minimum:
         msg = f"Expected `{name}` to be an integer of at least {minimum}, found {value!r}."
+        raise ValueError(msg)
+    if maximum is not None and int(value) > maximum:
+        msg = f"Expected `{name}` to be an integer of at most {maximum}, found {value!r}."
         raise ValueError(msg)
 
 
@@ -36,6 +110,31 @@ def check_positive(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < value < np.inf:
         msg = f"Expected `{name}` to be a positive number, found {value!r}."
         raise ValueError(msg)
+
+
+def check_gene_list(genes: Any) -> None:
+    """Refuse what is no list of names; one string is none either."""
+    if isinstance(genes, str):
+        msg = f"Expected `genes` to be a list of gene names, found the string {genes!r}. Pass `genes=[{genes!r}]`."
+        raise TypeError(msg)
+    if not np.iterable(genes) or isinstance(genes, dict) or not all(isinstance(gene, str) for gene in genes):
+        msg = f"Expected `genes` to be a list of gene names, found {genes!r}."
+        raise TypeError(msg)
+
+
+def check_names(name: str, values: Any, count: int) -> None:
+    """Refuse what are not as many names as there are slides."""
+    named = isinstance(values, list | tuple | np.ndarray | pd.Index | pd.Series)
+    if not named or len(values) != count or not all(isinstance(value, str) for value in values):
+        msg = f"Expected one name a slide in `{name}`: {count} slides, found {values!r}."
+        raise ValueError(msg)
+
+
+def check_made_by(name: str, value: Any, kind: type, maker: str) -> None:
+    """Refuse what was not made by another function of stimg."""
+    if not isinstance(value, kind):
+        msg = f"Expected `{name}` from `{maker}`, found {type(value).__name__}."
+        raise TypeError(msg)
 
 
 def check_training(device: str, max_epochs: int, val_fraction: float, resume: str | Path | None) -> None:
@@ -52,7 +151,7 @@ def check_training(device: str, max_epochs: int, val_fraction: float, resume: st
 
 def check_obsm(table: AnnData, key: str, *, advice: str = "") -> None:
     """Refuse a key that is not in `.obsm`."""
-    if key not in table.obsm:
+    if not isinstance(key, str) or key not in table.obsm:
         msg = f"Key {key!r} not found in `adata.obsm`. Available keys: {list(table.obsm)}. {advice}".rstrip()
         raise KeyError(msg)
 

@@ -49,6 +49,27 @@ def test_targets_are_log_normalised_counts(slide):
     assert np.array_equal(found.totals, np.asarray(slide.X.sum(1)).ravel())
 
 
+def test_variable_genes_of_all_slides_or_of_each(slide):
+    other = stimg.datasets.synthetic_histology(n_rows=5, n_cols=5, n_genes=slide.n_vars, seed=3)
+    stimg.pp.to_lattice(other, platform="st")
+    rng = np.random.default_rng(0)
+    other.X = sparse.csr_matrix(np.asarray(other.X.todense())[:, rng.permutation(other.n_vars)])
+    ranks = []
+    for one in (slide, other):
+        deviation = log_normalise(sparse.csr_array(one.X), 1e4).toarray().std(0)
+        ranks.append(np.argsort(np.argsort(-deviation)))
+    shared = stimg.pp.to_image_patches([slide, other], n_genes=4, gene_rule="variable")
+    assert set(shared.genes) == set(slide.var_names[np.argsort(np.median(ranks, 0), kind="stable")[:4]])
+    each = stimg.pp.to_image_patches([slide, other], n_genes=4, gene_rule="variable_in_each")
+    for found, rank in zip(each.slides, ranks, strict=True):
+        mine = set(slide.var_names[rank < 4])
+        seen = np.isfinite(found.targets).all(0)
+        assert set(each.genes[seen]) == mine
+        assert np.isnan(found.targets[:, ~seen]).all()
+    with pytest.raises(ValueError, match="gene_rule"):
+        stimg.pp.to_image_patches(slide, gene_rule="best")
+
+
 def test_spots_move_with_the_image(slide):
     image = np.full_like(pixels(slide), 180)
     image[..., 0] = 220

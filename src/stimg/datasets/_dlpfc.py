@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from stimg import _keys
+from stimg._validators import checked
 from stimg.datasets._fetch import check_name, fetch, read_local
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ REPOSITORY = "https://raw.githubusercontent.com/LieberInstitute/HumanPilot/maste
 POSITIONS = ("in_tissue", _keys.ARRAY_ROW, _keys.ARRAY_COL, "pxl_row_in_fullres", "pxl_col_in_fullres")
 
 
+@checked
 def dlpfc(slice: str | int) -> AnnData:
     """Load a slice of human dorsolateral prefrontal cortex with its expert layers.
 

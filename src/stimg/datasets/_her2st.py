@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from stimg import _keys
+from stimg._validators import checked
 from stimg.datasets._fetch import check_name, fetch, read_local
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ REPOSITORY = "https://raw.githubusercontent.com/almaan/her2st/master/data"
 SPOT_PITCHES = 0.5
 
 
+@checked
 def her2st(section: str) -> AnnData:
     """Load a section of human HER2-positive breast cancer.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from stimg import _keys
+from stimg._validators import checked
 from stimg.datasets._collection import SPOT_UM, Collection
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ SPECIES = {"Homo sapiens": "human", "Mus musculus": "mouse"}
 LICENCE = "CC BY-NC-SA 4.0, and that of the study"
 
 
+@checked
 def hest(
     root: str | Path,
     slides: str | Iterable[str] | None = None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ import pandas as pd
 from stimg import _keys
 from stimg._files import written_whole
 from stimg._settings import settings
-from stimg._validators import check_positive_int
+from stimg._validators import check_positive_int, checked, warn
 from stimg.datasets._collection import Collection
 from stimg.datasets._stimage_source import CACHE, HubFiles, LocalFiles, read_catalogue
 from stimg.datasets._stimage_tables import array_positions, check_unique, read_annotation, read_coordinates
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 LEAST_SHARED = 0.5
 
 
+@checked
 def stimage_1k4m(
     slides: str | Iterable[str] | None = None,
     *,
@@ -182,11 +182,9 @@ class STimage1K4M(Collection):
             )
             raise ValueError(msg)
         if len(known) < max(len(spots), len(places)):
-            warnings.warn(
+            warn(
                 f"{len(spots):,} spots of {slide!r} have counts and {len(places):,} coordinates; the {len(known):,} "
-                "with both are kept.",
-                UserWarning,
-                stacklevel=4,
+                "with both are kept."
             )
         places = places.iloc[rows[known]]
         technology = str(self.catalogue.loc[slide, "technology"])

@@ -14,7 +14,7 @@ from scipy import sparse
 
 from stimg import _keys
 from stimg._files import check_new_path, written_whole
-from stimg._validators import check_choice, check_positive, check_positive_int
+from stimg._validators import check_choice, check_positive, check_positive_int, checked
 from stimg.pp._to_lattice import KIND_OF_PLATFORM
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ VALUES_A_BLOCK = 2**25
 STAINS = np.array([[236, 190, 210], [214, 150, 190], [186, 120, 175], [160, 100, 165], [225, 170, 180]])
 
 
+@checked
 def synthetic(
     platform: str = "visium",
     *,
@@ -109,7 +110,7 @@ def synthetic(
         _add_places(adata, coordinates, *_image(coordinates, edges, rng))
         return adata
     with written_whole(path) as unfinished, h5py.File(unfinished, "w") as file:
-        ad.io.write_elem(file, "X", sparse.csr_matrix((0, n_genes), dtype=np.float32))
+        ad.io.write_elem(file, "X", next(blocks))  # its size decides on that of the file's chunks
         stored = ad.io.sparse_dataset(file["X"])
         for block in blocks:
             stored.append(block)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from stimg import _keys
-from stimg._validators import check_positive_int
+from stimg._validators import check_positive_int, checked
 from stimg.datasets._stimage_source import META
 from stimg.datasets._synthetic_histology import synthetic_histology
 
@@ -16,6 +16,7 @@ TISSUES = ("breast", "brain", "skin")
 HUNDREDS = 100
 
 
+@checked
 def synthetic_1k4m(root: str | Path, *, n_slides: int = 6, n_rows: int = 6, n_genes: int = 40, seed: int = 0) -> Path:
     """Write a miniature of STimage-1K4M in exactly its layout: for tests, and to try code before a download.
 

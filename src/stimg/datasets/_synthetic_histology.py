@@ -9,7 +9,7 @@ from scipy import ndimage, sparse
 
 from stimg import _keys
 from stimg._footprints import disk_footprints
-from stimg._validators import check_positive_int
+from stimg._validators import check_positive_int, checked
 
 MPP = 2.0
 MAP_PX = 4  # pixels of the image in one pixel of the map, on each side
@@ -21,6 +21,7 @@ CELL_TYPES = ((30.0, 5.0, (92, 50, 130)), (12.0, 3.5, (150, 70, 150)), (60.0, 3.
 BETWEEN = np.array([(214, 160, 200), (236, 168, 196), (205, 175, 215)])
 
 
+@checked
 def synthetic_histology(
     *, n_rows: int = 18, n_cols: int = 18, n_genes: int = 30, depth: float = 2000.0, seed: int = 0
 ) -> AnnData:

@@ -10,10 +10,10 @@ import pandas as pd
 
 def as_labels(values: Any, name: str) -> np.ndarray:
     """Return labels as an object array of strings, with `None` where they are missing."""
-    series = pd.Series(np.asarray(values, dtype=object) if not isinstance(values, pd.Series) else values.astype(object))
-    if np.ndim(values) != 1 or not len(series):
+    if np.ndim(values) != 1 or not len(values):
         msg = f"Expected `{name}` to be one label for each observation, found an array of shape {np.shape(values)}."
         raise ValueError(msg)
+    series = pd.Series(np.asarray(values, dtype=object) if not isinstance(values, pd.Series) else values.astype(object))
     missing = series.isna().to_numpy()
     labels = series.astype(str).to_numpy(dtype=object)
     labels[missing] = None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stimg._validators import checked
 from stimg.metrics._checks import as_labels, as_points, check_same_length
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 PAS_NEIGHBOURS = 10
 
 
+@checked
 def domain_scores(
     labels_true: ArrayLike | None, labels_pred: ArrayLike, *, coordinates: ArrayLike | None = None
 ) -> dict[str, float]:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from stimg._validators import checked
 from stimg.metrics._checks import as_labels, as_sites, check_same_length
 from stimg.metrics._correlations import GENES_AT_ONCE, as_dense, as_matrix, as_pair, check_finite, correlate
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 HIGHLY_PREDICTABLE = 50
 
 
+@checked
 def gene_correlations(
     true: Any, predicted: Any, *, genes: Sequence[str] | None = None, folds: ArrayLike | None = None
 ) -> pd.DataFrame:
@@ -67,6 +69,7 @@ def gene_correlations(
     return table if genes is None else table.set_axis(pd.Index(genes), axis=0)
 
 
+@checked
 def expression_scores(true: Any, predicted: Any, *, folds: ArrayLike | None = None) -> dict[str, float]:
     """Score expression predicted from images, over genes.
 
@@ -108,6 +111,7 @@ def expression_scores(true: Any, predicted: Any, *, folds: ArrayLike | None = No
     }
 
 
+@checked
 def smooth_expression(values: Any, lattice: ArrayLike) -> Any:
     """Average expression over the 3 x 3 neighbourhood on the array.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from scipy import sparse
 
-from stimg._validators import check_choice, check_positive, check_positive_int
+from stimg._validators import check_choice, check_positive, check_positive_int, checked
 from stimg.metrics._checks import as_points
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ METHODS = ("nearest", "gaussian", "pca", "zero")
 KERNEL_NEIGHBOURS = 64
 
 
+@checked
 def hide_regions(
     lattice: ArrayLike, size: int, *, n_regions: int = 5, rng: int | np.random.Generator | None = 0
 ) -> np.ndarray:
@@ -74,6 +75,7 @@ def hide_regions(
     return taken[sites[:, 0], sites[:, 1]]
 
 
+@checked
 def interpolate_hidden(
     expression: Any,
     positions: ArrayLike,

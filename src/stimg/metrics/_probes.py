@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from stimg._validators import check_choice, check_positive_int
+from stimg._validators import check_choice, check_positive_int, checked
 from stimg.metrics._checks import as_labels, as_points, check_same_length
 from stimg.metrics._classifiers import METHODS, make_classifier
 
@@ -20,6 +20,7 @@ PAPER_REPEATS = 10
 PAPER_TEST_SHARE = 0.2
 
 
+@checked
 def probe(
     embedding: ArrayLike,
     labels: ArrayLike,
@@ -101,6 +102,7 @@ def probe(
     return {**scores, "folds": folds}
 
 
+@checked
 def transfer_probe(
     emb_train: ArrayLike,
     labels_train: ArrayLike,

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stimg._validators import checked
 from stimg.metrics._correlations import GENES_AT_ONCE, as_dense, as_pair, correlate
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 
+@checked
 def reconstruction_scores(true: Any, predicted: Any, *, hidden: ArrayLike | None = None) -> dict[str, float]:
     """Compare reconstructed with measured expression, both log-normalised.
 

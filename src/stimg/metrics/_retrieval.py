@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stimg._validators import check_positive_int
+from stimg._validators import check_positive_int, checked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +17,7 @@ CHUNK = 1024
 TIE = 1e-12
 
 
+@checked
 def retrieval_recall(
     images: ArrayLike, genes: ArrayLike, *, ks: Sequence[int] = (1, 5, 10), groups: ArrayLike | None = None
 ) -> dict[str, float]:
@@ -82,6 +83,7 @@ def _ranks(queries: np.ndarray, searched: np.ndarray) -> tuple[np.ndarray, np.nd
     return np.concatenate(before), np.concatenate(equal)
 
 
+@checked
 def embedding_scores(embedding: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     """Say how far labels lie apart in an embedding, without a classifier.
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from stimg import _keys
 from stimg._resolve import resolve_table
-from stimg._validators import check_coordinates, check_obs_key
+from stimg._validators import check_coordinates, check_obs_key, checked
 from stimg.pl._canvas import FILL, add_scale_bar, draw_raster, draw_spots, pitch_of, section_image, section_rows
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ UNLABELLED = "#BBBBBB"
 IMAGE_ALPHA = 0.6
 
 
+@checked
 def domains(
     adata: AnnData | SpatialData,
     key: str = _keys.DOMAIN,

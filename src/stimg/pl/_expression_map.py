@@ -9,7 +9,7 @@ import numpy as np
 from stimg import _keys
 from stimg._resolve import resolve_table
 from stimg._slide import log_normalise
-from stimg._validators import check_coordinates, check_expression, check_var_unique, get_layer
+from stimg._validators import check_coordinates, check_expression, check_gene_list, check_var_unique, checked, get_layer
 from stimg.pl._canvas import (
     add_colour_bar,
     add_scale_bar,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 FILL = 0.7  # of the pitch: the H&E panel shows where spots are, the others their values
 
 
+@checked
 def expression_map(
     adata: AnnData | SpatialData,
     genes: str | Sequence[str],
@@ -86,6 +87,7 @@ def expression_map(
     coordinates = check_coordinates(table, spatial_key)
     check_var_unique(table)
     genes = [genes] if isinstance(genes, str) else list(genes)
+    check_gene_list(genes)
     if not genes:
         msg = "Expected at least one gene to draw in `genes`, found none."
         raise ValueError(msg)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stimg._validators import check_positive_int
+from stimg._validators import check_positive_int, checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,6 +17,7 @@ LABEL_POINTS = 8
 LINE_POINTS = 10.5
 
 
+@checked
 def gene_correlation(correlations: pd.DataFrame, *, n_labels: int = 8, ax: Axes | None = None) -> Axes:
     """Draw genes by how well they are predicted, the best first.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stimg._validators import checked
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
@@ -11,6 +13,7 @@ if TYPE_CHECKING:
     from stimg.models import AlignmentModel, ExpressionModel, Model
 
 
+@checked
 def history(model: Model | ExpressionModel | AlignmentModel | pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Draw training and validation loss against epochs.
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stimg._validators import check_positive_int
+from stimg._validators import check_made_by, check_positive_int, checked
 from stimg._windows import crop
 from stimg.pl._canvas import FILL, add_colour_bar, draw_spots
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 OUTLINE = "#D55E00"
 
 
+@checked
 def patches(
     patches: PatchDataset,
     n: int = 4,
@@ -61,6 +62,9 @@ def patches(
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import withStroke
 
+    from stimg.pp import PatchDataset
+
+    check_made_by("patches", patches, PatchDataset, "stimg.pp.to_patches")
     windows = _windows(patches, n, indices)
     slide, grid = patches.slides[windows[0][0]], patches.grids[windows[0][0]]
     columns = _columns(slide, genes)

@@ -8,13 +8,15 @@ import numpy as np
 
 from stimg import _keys
 from stimg._resolve import resolve_table
+from stimg._rows import checked_rows
 from stimg._slide import log_normalise
 from stimg._validators import (
     check_choice,
     check_coordinates,
-    check_expression,
+    check_gene_list,
     check_positive_int,
     check_var_unique,
+    checked,
     get_layer,
 )
 from stimg.pl._canvas import FILL, add_colour_bar, add_scale_bar, draw_spots, pitch_of, section_rows
@@ -26,7 +28,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
+MOST_JUDGED = 5000
 
+
+@checked
 def reconstruction(
     adata: AnnData | SpatialData,
     genes: str | Sequence[str] | None = None,
@@ -90,29 +95,28 @@ def reconstruction(
     check_choice("scale", record["scale"], ("counts", "log"))
     check_positive_int("n_genes", n_genes)
     check_var_unique(table)
-    predicted = np.asarray(table.layers[layer])
-    genes = (
-        _default_genes(predicted, table.var_names, n_genes)
-        if genes is None
-        else [genes]
-        if isinstance(genes, str)
-        else genes
-    )
+    if genes is None:
+        seen = np.linspace(0, table.n_obs - 1, min(table.n_obs, MOST_JUDGED)).astype(int)
+        genes = _default_genes(np.asarray(table.layers[layer][seen]), table.var_names, n_genes)
+    genes = [genes] if isinstance(genes, str) else genes
+    check_gene_list(genes)
     if not len(genes):
         msg = "Expected at least one gene to draw, found none. Name some as `genes`."
         raise ValueError(msg)
     if unknown := [gene for gene in genes if gene not in table.var_names]:
         msg = f"`genes` not in `adata.var_names`: {unknown[:5]}. Take some of {list(table.var_names[:5])}, ..."
         raise KeyError(msg)
-    measured = check_expression(get_layer(table, record["layer"] or None), record["scale"])
-    if record["scale"] == "counts":
-        measured = log_normalise(measured, float(record["target_sum"]))
-    coordinates, measured, predicted = coordinates[rows], measured[rows], predicted[rows]
+    columns = table.var_names.get_indexer(list(genes))
+    measured = []
+    for block in checked_rows(get_layer(table, record["layer"] or None), record["scale"]):
+        counts = record["scale"] == "counts"
+        values = log_normalise(block, float(record["target_sum"]), columns) if counts else block[:, columns]
+        measured.append(values.toarray())
+    true, predicted = np.concatenate(measured)[rows], np.asarray(table.layers[layer][:, columns])[rows]
+    coordinates = coordinates[rows]
     diameter = FILL * pitch_of(table, coordinates, spatial_key)
     figure, axes = plt.subplots(len(genes), 2, figsize=(9, 3.6 * len(genes)), squeeze=False, layout="constrained")
-    for panels, gene in zip(axes, genes, strict=True):
-        column = table.var_names.get_loc(gene)
-        pair = (measured[:, [column]].toarray().ravel(), predicted[:, column])
+    for panels, gene, *pair in zip(axes, genes, true.T, predicted.T, strict=True):
         limits = (0, float(np.quantile(pair[0], 0.99)) or float(np.nan_to_num(pair[1]).max()) or 1.0)
         for ax, values, name in zip(panels, pair, ("measured", "reconstructed"), strict=True):
             spots = draw_spots(ax, coordinates, diameter, array=values, cmap="viridis", clim=limits, linewidths=0)

@@ -10,16 +10,18 @@ import pandas as pd
 from scipy import sparse
 
 from stimg import _keys
-from stimg._validators import check_positive
+from stimg._validators import check_positive, checked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
 
+MOST_SITES = 1e8
 LONGEST_PREVIEW = 2000  # pixels
 
 
+@checked
 def image_grid(
     image: Any,
     genes: Sequence[str],
@@ -92,6 +94,9 @@ def image_grid(
     opened = open_image(image, image_mpp, name)
     mask, mask_mpp = opened.tissue
     extent = np.array(opened.shape) * image_mpp
+    if (count := np.prod(extent / pitch_um)) > MOST_SITES:
+        msg = f"The grid would have {count:.2g} sites. Pass a larger `pitch_um`, or correct `image_mpp`={image_mpp:g}."
+        raise ValueError(msg)
     axes = [np.arange(pitch_um / 2, end, pitch_um) for end in extent]
     sites = np.stack(np.meshgrid(*(np.arange(len(axis)) for axis in axes), indexing="ij"), -1).reshape(-1, 2)
     centres = (sites + 0.5) * pitch_um

@@ -14,9 +14,11 @@ from stimg._slide import log_normalise, moments
 from stimg._validators import (
     check_choice,
     check_coordinates,
+    check_gene_list,
     check_library_key,
     check_positive_int,
     check_var_unique,
+    checked,
     get_layer,
 )
 
@@ -34,6 +36,7 @@ MORAN_CANDIDATES = 2
 NEIGHBOURS = 6
 
 
+@checked
 def select_genes(
     adata: AnnData | SpatialData,
     n_genes: int = 2000,
@@ -172,9 +175,7 @@ def select_genes(
 
 def _check_genes(table: AnnData, genes: Sequence[str]) -> None:
     """Refuse a list of genes that is none, is empty, or has unknown ones."""
-    if isinstance(genes, str):
-        msg = f"Expected `genes` to be a list of gene names, found the string {genes!r}. Pass `genes=[{genes!r}]`."
-        raise TypeError(msg)
+    check_gene_list(genes)
     if not len(genes):
         msg = "Expected gene names in `genes`, found none. Leave it out to select by `method`."
         raise ValueError(msg)

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
+from scipy.stats import rankdata
 
 from stimg import _keys
 from stimg._resolve import resolve_table
-from stimg._slide import log_normalise
-from stimg._validators import check_expression, check_positive, check_positive_int, check_var_unique, get_layer
+from stimg._slide import log_normalise, moments
+from stimg._validators import (
+    check_choice,
+    check_expression,
+    check_positive,
+    check_positive_int,
+    check_var_unique,
+    checked,
+    get_layer,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,8 +32,11 @@ if TYPE_CHECKING:
     from stimg.pp._image_slide import ImagePlace
 
 TARGET_SUM = 1e4
+GeneRule = Literal["mean", "variable", "variable_in_each"]
+RULES = ("mean", "variable", "variable_in_each")
 
 
+@checked
 def to_image_patches(
     slides: AnnData | SpatialData | Sequence[AnnData | SpatialData],
     images: Any = None,
@@ -34,6 +46,7 @@ def to_image_patches(
     stride: int | None = None,
     genes: Sequence[str] | None = None,
     n_genes: int = 250,
+    gene_rule: GeneRule = "mean",
     image_mpp: float | None = None,
     diameter_um: float | None = None,
     stain_normalise: bool = True,
@@ -69,8 +82,12 @@ def to_image_patches(
     genes
         Genes to predict. Those that a slide lacks are left out of its loss.
     n_genes
-        Without `genes`: so many genes that all slides have, with the highest mean of log-normalised expression over all
-        spots (as PixNet, arXiv 2503.01347).
+        Without `genes`: so many are chosen by `gene_rule`.
+    gene_rule
+        `"mean"`: of the genes that all slides have, those with the highest mean of log-normalised expression over all
+        spots (as PixNet, arXiv 2503.01347). For :func:`stimg.tl.align` also, as in STimage-1K4M's code (arXiv
+        2406.06393), `"variable"`: those that vary most in all slides (median rank of the variance), or
+        `"variable_in_each"`: each slide's own most variable; in a slide that has other ones a gene is left out.
     image_mpp
         Micrometres per pixel of the images; by default from the pitch that :func:`stimg.pp.to_lattice` recorded, from
         `microns_per_pixel` among the scale factors (Space Ranger), or those in a TIFF file.
@@ -118,6 +135,7 @@ def to_image_patches(
     if stride is not None:
         check_positive_int("stride", stride)
     check_positive("mpp", mpp)
+    check_choice("gene_rule", gene_rule, RULES)
     given = list(slides) if isinstance(slides, list | tuple) else [slides]
     if not given:
         msg = "Expected at least one slide in `slides`, found an empty list."
@@ -132,7 +150,12 @@ def to_image_patches(
         check_expression(get_layer(table, layer), "counts", name=f"layers[{layer!r}]" if layer else "X")
         for table in tables
     ]
-    chosen = _choose_genes(tables, counts, genes, n_genes)
+    if genes is None and gene_rule == "variable_in_each":
+        own = [_most_variable(table, matrix, n_genes) for table, matrix in zip(tables, counts, strict=True)]
+        chosen = np.unique(np.concatenate(own))
+    else:
+        chosen = _choose_genes(tables, counts, genes, n_genes, gene_rule)
+        own = [chosen] * len(tables)
     where: dict[str, Any] = {
         "spatial_key": spatial_key,
         "library_id": library_id,
@@ -146,10 +169,11 @@ def to_image_patches(
             table,
             matrix,
             chosen,
+            mine,
             name,
             read_image_slide(slide, source, mpp=mpp, name=name, **where),
         )
-        for slide, table, matrix, source, name in zip(given, tables, counts, sources, named, strict=True)
+        for slide, table, matrix, mine, source, name in zip(given, tables, counts, own, sources, named, strict=True)
     ]
     largest = max(slide.diameter_um for slide in read) / mpp
     if largest >= size:
@@ -186,7 +210,7 @@ def _one_a_slide(argument: str, values: Any, n_slides: int, *, several: bool) ->
 
 
 def _choose_genes(
-    tables: list[AnnData], counts: list[sparse.csr_array], genes: Sequence[str] | None, n_genes: int
+    tables: list[AnnData], counts: list[sparse.csr_array], genes: Sequence[str] | None, n_genes: int, rule: str
 ) -> np.ndarray:
     """Names of the genes, str (n_genes,)."""
     if genes is not None:
@@ -205,14 +229,24 @@ def _choose_genes(
     if not len(shared):
         msg = "No gene is in all of `slides`. Name the `genes` to predict."
         raise KeyError(msg)
-    total = np.zeros(len(shared))
-    for table, matrix in zip(tables, counts, strict=True):
-        total += np.asarray(log_normalise(matrix, TARGET_SUM).sum(0)).ravel()[table.var_names.get_indexer(shared)]
-    return shared.to_numpy().astype(str)[np.argsort(-total, kind="stable")[:n_genes]]
+    columns = [table.var_names.get_indexer(shared) for table in tables]
+    values = [log_normalise(matrix, TARGET_SUM, index) for matrix, index in zip(counts, columns, strict=True)]
+    if rule == "mean":
+        score = np.sum([np.asarray(one.sum(0)).ravel() for one in values], axis=0)
+    else:
+        score = -np.median([rankdata(-moments([one])[1]) for one in values], axis=0)
+    return shared.to_numpy().astype(str)[np.argsort(-score, kind="stable")[:n_genes]]
+
+
+def _most_variable(table: AnnData, matrix: sparse.csr_array, n_genes: int) -> np.ndarray:
+    """Names of the genes of one slide whose log-normalised expression varies most."""
+    deviation = moments([log_normalise(matrix, TARGET_SUM)])[1]
+    order = np.argsort(-deviation, kind="stable")[:n_genes]
+    return table.var_names.to_numpy().astype(str)[order[deviation[order] > 0]]
 
 
 def _image_slide(
-    table: AnnData, matrix: sparse.csr_array, genes: np.ndarray, name: str, place: ImagePlace
+    table: AnnData, matrix: sparse.csr_array, genes: np.ndarray, own: np.ndarray, name: str, place: ImagePlace
 ) -> ImageSlide:
     """Spots of one slide that have counts and lie wholly on the image."""
     from stimg.pp._image_patch_dataset import ImageSlide
@@ -223,7 +257,7 @@ def _image_slide(
     whole = ((place.centres >= edge) & (place.centres <= size - edge)).all(1)
     index = np.flatnonzero((totals > 0) & whole)
     columns = table.var_names.get_indexer(pd.Index(genes))
-    found = np.flatnonzero(columns >= 0)
+    found = np.flatnonzero((columns >= 0) & np.isin(genes, own))
     counts = sparse.csc_array(matrix[index])[:, columns[found]]
     widen = sparse.csr_array((np.ones(len(found)), (np.arange(len(found)), found)), shape=(len(found), len(genes)))
     targets = np.full((len(index), len(genes)), np.nan, dtype=np.float32)

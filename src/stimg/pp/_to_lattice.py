@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stimg import _keys
 from stimg._resolve import prepare, resolve_table, write_uns
-from stimg._validators import check_choice, check_library_key, check_positive
+from stimg._validators import check_choice, check_library_key, check_positive, checked, warn
 from stimg.pp._lattice_detect import detect_kind, free_pitch, kind_with_pitch, mean_pitch, name_platform
 from stimg.pp._lattice_input import array_indices, bin_um, coordinates_of
 from stimg.pp._lattice_layout import (
@@ -52,6 +51,7 @@ MOST_SHARED = 0.05
 MOST_SITES_AN_OBSERVATION = 1000
 
 
+@checked
 def to_lattice(
     adata: AnnData | SpatialData,
     platform: str = "auto",
@@ -268,4 +268,4 @@ def _check_sharing(layout: Layout, name: str, library_key: str | None) -> None:
         )
         msg = f"{what} {advice}, or pass `platform='free'`."
         raise ValueError(msg)
-    warnings.warn(f"{what} Their counts are summed for the model.", UserWarning, stacklevel=3)
+    warn(f"{what} Their counts are summed for the model.")

@@ -14,9 +14,11 @@ from stimg._rows import collect_rows, read_rows
 from stimg._slide import read_slides
 from stimg._validators import (
     check_choice,
+    check_names,
     check_obsm,
     check_positive_int,
     check_var_unique,
+    checked,
     get_layer,
 )
 from stimg.datasets._collection import Collection
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 PLATFORMS = {"ST": "st", "VisiumHD": "visium_hd"}
 
 
+@checked
 def to_patches(
     slides: AnnData | SpatialData | Sequence[AnnData | SpatialData] | Collection,
     size: int = 16,
@@ -139,9 +142,8 @@ def to_patches(
         given = collection.names
         names = given if names is None else names
     for argument, values in (("names", names), ("groups", groups)):
-        if values is not None and (isinstance(values, str) or len(values) != len(given)):
-            msg = f"Expected one name a slide in `{argument}`: {len(given)} slides, found {values!r}."
-            raise ValueError(msg)
+        if values is not None:
+            check_names(argument, values, len(given))
     tables = _prepared(collection) if collection is not None else (resolve_table(slide, table_key) for slide in given)
     columns: list[str] = []
     arrays: list[Slide] = []

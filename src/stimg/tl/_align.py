@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stimg._validators import check_positive_int, check_training
+from stimg._validators import check_made_by, check_positive_int, check_training, checked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger("stimg")
 
 SMALLEST_CROP = 64
+LARGEST_CROP = 4096
 CROP_STEP = 32
 
 
+@checked
 def align(
     patches: ImagePatchDataset,
     config: AlignConfig | None = None,
@@ -102,17 +104,20 @@ def align(
     from stimg.models import AlignmentModel
     from stimg.models._model import HISTORY_COLUMNS
     from stimg.nn import AlignConfig, AlignNetwork, get_encoder
+    from stimg.pp import ImagePatchDataset
     from stimg.pp._spot_crops import SpotCropDataset
     from stimg.tl._align_training import AlignModule
     from stimg.tl._train_expression import hold_out
     from stimg.tl._training import EpochSampler, fit_module, training_seconds
 
+    check_made_by("patches", patches, ImagePatchDataset, "stimg.pp.to_image_patches")
     config = AlignConfig() if config is None else config
+    check_made_by("config", config, AlignConfig, "stimg.nn.AlignConfig")
     check_training(device, max_epochs, val_fraction, resume)
     if early_stopping is not None and not val_fraction:
         msg = "Expected held-out spots for `early_stopping`, found `val_fraction=0`. Raise it."
         raise ValueError(msg)
-    check_positive_int("crop_size", crop_size, minimum=SMALLEST_CROP)
+    check_positive_int("crop_size", crop_size, SMALLEST_CROP, LARGEST_CROP)
     if crop_size % CROP_STEP:
         msg = f"Expected `crop_size` to be a multiple of {CROP_STEP} pixels, found {crop_size}."
         raise ValueError(msg)

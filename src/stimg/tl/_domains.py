@@ -12,7 +12,14 @@ from scipy import sparse
 
 from stimg import _keys
 from stimg._resolve import distinct_tables, prepare, write_uns
-from stimg._validators import check_choice, check_coordinates, check_library_key, check_obsm, check_positive_int
+from stimg._validators import (
+    check_choice,
+    check_coordinates,
+    check_library_key,
+    check_obsm,
+    check_positive_int,
+    checked,
+)
 from stimg.tl._domains_methods import METHODS, choose_number, cluster, refine_labels
 from stimg.tl._domains_mixture import MOST_FINISHED
 
@@ -31,6 +38,7 @@ PALETTE = (
 REFINE_NEIGHBOURS = 18
 
 
+@checked
 def domains(
     adata: AnnData | SpatialData | Sequence[AnnData | SpatialData],
     n_domains: int | Literal["auto"],
@@ -127,9 +135,9 @@ def domains(
     if use_rep is None:
         own = _keys.EMBEDDING + _keys.SLIDE_SUFFIX
         use_rep = own if len(tables) == 1 and own in tables[0].obsm else _keys.EMBEDDING
-    keys = [use_rep] if isinstance(use_rep, str) else list(use_rep)
-    if not keys:
-        msg = "Expected at least one key in `use_rep`, found an empty list."
+    keys = [use_rep] if isinstance(use_rep, str) or not np.iterable(use_rep) else list(use_rep)
+    if not keys or not all(isinstance(key, str) for key in keys):
+        msg = f"Expected keys of `.obsm` in `use_rep`, found {use_rep!r}."
         raise ValueError(msg)
     parts = [np.concatenate([_embedding(table, key) for key in keys], axis=1) for table in tables]
     if len(widths := {part.shape[1] for part in parts}) > 1:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stimg._validators import warn
 from stimg.tl._domains_mixture import MOST_FINISHED, STARTS, even_rows, fit_mixture
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def choose_number(
         raise RuntimeError(msg)
     if failed:
         msg = f"`candidates` {sorted(failed)} could not be reached with {SEEDS} seeds and were left out of the choice."
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
     chosen = max(agreement, key=lambda number: (round(agreement[number], 3), number))
     return chosen, {str(number): score for number, score in agreement.items()}
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from stimg import _keys
 from stimg._resolve import distinct_tables, prepare, write_uns
-from stimg._validators import check_choice, check_obsm, check_positive_int
+from stimg._validators import check_choice, check_obsm, check_positive_int, checked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +28,7 @@ logger = logging.getLogger("stimg")
 SLIDES_AT_ONCE = 4
 
 
+@checked
 def embed(
     adata: AnnData | SpatialData | Sequence[AnnData | SpatialData],
     model: Model | str | Path = "stimg-tiny",

@@ -11,7 +11,7 @@ import numpy as np
 from stimg import _keys
 from stimg._resolve import prepare, resolve_table, write_uns
 from stimg._slide import log_normalise
-from stimg._validators import check_expression, check_positive_int, check_var_unique, get_layer
+from stimg._validators import check_expression, check_positive_int, check_var_unique, checked, get_layer
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("stimg")
 
 
+@checked
 def embed_pairs(
     adata: AnnData | SpatialData,
     model: AlignmentModel | str | Path,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +13,7 @@ from stimg import _keys
 from stimg._orthologs import vocabulary_rows
 from stimg._rows import read_rows
 from stimg._slide import read_slides
-from stimg._validators import check_choice, check_obsm, check_var_unique, get_layer
+from stimg._validators import check_choice, check_obsm, check_var_unique, get_layer, warn
 from stimg._windows import crop, window_starts
 
 if TYPE_CHECKING:
@@ -94,11 +93,9 @@ def match_slides(
         raise ValueError(msg)
     values = get_layer(table, layer)
     if share < LOW_OVERLAP:
-        warnings.warn(
+        warn(
             f"Only {len(columns):,} of the model's {len(model.genes):,} genes are in `adata.var_names`, {share:.0%} of "
-            f"the {usual:,} that its training slides had; the embedding will be less accurate.",
-            UserWarning,
-            stacklevel=3,
+            f"the {usual:,} that its training slides had; the embedding will be less accurate."
         )
     slides = read_slides(
         table,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from anndata import AnnData
 
 from stimg import _keys
 from stimg._resolve import prepare, resolve_table, write_uns
-from stimg._validators import check_var_unique
+from stimg._validators import check_positive, check_var_unique, checked, warn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,9 +23,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("stimg")
 
+LARGEST_SPOT_UM = 10_000
+
 SMALLEST_LEVEL = 256  # side of the coarsest level of a map in pixels
 
 
+@checked
 def predict_expression(
     adata: AnnData | SpatialData,
     model: ExpressionModel | str | Path,
@@ -135,9 +137,11 @@ def predict_expression(
         found = dense if isinstance(dense, str) else absent[:3]
         msg = f"Expected `dense` to be a list of genes that the model predicts, found {found!r}."
         raise KeyError(msg)
-    if diameter_um is not None and (shapes is not None or not diameter_um > 0):
-        msg = f"Expected `diameter_um` above 0, and not beside `shapes`, found {diameter_um}."
-        raise ValueError(msg)
+    if diameter_um is not None:
+        check_positive("diameter_um", diameter_um)
+        if shapes is not None or diameter_um > LARGEST_SPOT_UM:
+            msg = f"Expected `diameter_um` of at most {LARGEST_SPOT_UM}, and not beside `shapes`, found {diameter_um}."
+            raise ValueError(msg)
     if map_path is not None and (not len(dense) or Path(map_path).exists()):
         if not len(dense):
             msg = "Expected genes in `dense` for the map at `map_path`, found none."
@@ -167,11 +171,9 @@ def predict_expression(
     size = np.array(place.image.shape) * place.image.mpp / pixel
     inside = np.flatnonzero(((read.centres >= 0) & (read.centres < size)).all(1))
     if len(inside) < table.n_obs:
-        warnings.warn(
+        warn(
             f"{table.n_obs - len(inside):,} of {table.n_obs:,} observations lie outside of the image; their values are "
-            "NaN.",
-            UserWarning,
-            stacklevel=2,
+            "NaN."
         )
     stain = place.image.stain if model.card["stain_normalise"] else None
     statistics = slide_statistics(place.image, float(model.card["mpp"]), stain, place.centres[inside])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stimg._orthologs import vocabulary_rows
-from stimg._validators import check_choice, check_training
+from stimg._validators import check_choice, check_made_by, check_training, checked
 from stimg.tl._infer import get_model
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ logger = logging.getLogger("stimg")
 CROPS_A_SLIDE = 153
 
 
+@checked
 def pretrain(
     patches: PatchDataset,
     config: str | Config | None = None,
@@ -107,7 +108,9 @@ def pretrain(
     import torch
 
     from stimg.nn import get_config
+    from stimg.pp import PatchDataset
 
+    check_made_by("patches", patches, PatchDataset, "stimg.pp.to_patches")
     start = None if init is None else get_model(init, argument="init")
     config = get_config(config or "tiny") if start is None else _continued_config(config, start)
     check_choice("unit", unit, ("patch", "spot", "slide"))

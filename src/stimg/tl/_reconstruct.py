@@ -11,7 +11,7 @@ import numpy as np
 from stimg import _keys
 from stimg._resolve import prepare, resolve_table, write_uns
 from stimg._rows import is_stored
-from stimg._validators import get_layer
+from stimg._validators import checked, get_layer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +27,7 @@ ROWS_A_CHUNK = 10_000
 GENES_A_CHUNK = 500
 
 
+@checked
 def reconstruct(
     adata: AnnData | SpatialData,
     model: Model | str | Path = "stimg-tiny",

@@ -11,7 +11,16 @@ import pandas as pd
 from stimg import _keys
 from stimg._resolve import prepare, resolve_table, write_uns
 from stimg._slide import log_normalise
-from stimg._validators import check_expression, check_obsm, check_positive, check_positive_int, get_layer
+from stimg._validators import (
+    check_expression,
+    check_gene_list,
+    check_names,
+    check_obsm,
+    check_positive,
+    check_positive_int,
+    checked,
+    get_layer,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +36,7 @@ TARGET_SUM = 1e4
 ADVICE = "Run `stimg.tl.embed_pairs(adata, model)` first."
 
 
+@checked
 def retrieve(
     query: AnnData | SpatialData | ArrayLike,
     slides: AnnData | SpatialData | Sequence[AnnData | SpatialData],
@@ -74,9 +84,8 @@ def retrieve(
     if not given:
         msg = "Expected at least one slide in `slides`, found an empty list."
         raise ValueError(msg)
-    if names is not None and (isinstance(names, str) or len(names) != len(given)):
-        msg = f"Expected one name a slide in `names`: {len(given)} slides, found {names!r}."
-        raise ValueError(msg)
+    if names is not None:
+        check_names("names", names, len(given))
     tables = [resolve_table(slide, table_key) for slide in given]
     for table in tables:
         check_obsm(table, use_rep, advice=ADVICE)
@@ -106,6 +115,7 @@ def retrieve(
     )
 
 
+@checked
 def retrieve_expression(
     adata: AnnData | SpatialData,
     reference: AnnData | SpatialData | Sequence[AnnData | SpatialData],
@@ -168,7 +178,8 @@ def retrieve_expression(
     table = resolve_table(adata, table_key, copy=copy)
     check_obsm(table, query_rep, advice=ADVICE)
     given = list(reference) if isinstance(reference, list | tuple) else [reference]
-    tables = [resolve_table(slide, table_key, copy=copy) for slide in given]
+    tables = [resolve_table(slide, table_key) for slide in given]
+    check_gene_list(genes)
     wanted = list(genes)
     for one in (table, *tables):
         if absent := [gene for gene in wanted if gene not in one.var_names]:

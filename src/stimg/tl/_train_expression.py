@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stimg._validators import check_training
+from stimg._validators import check_made_by, check_training, checked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("stimg")
 
 
+@checked
 def train_expression(
     patches: ImagePatchDataset,
     config: DenseConfig | None = None,
@@ -109,10 +110,13 @@ def train_expression(
 
     from stimg.nn import DenseConfig, DenseNetwork, get_encoder
     from stimg.nn._dense import COARSEST_STRIDE
+    from stimg.pp import ImagePatchDataset
     from stimg.tl._expression_training import ExpressionModule, stain_regression, standard_targets
     from stimg.tl._training import EpochSampler, fit_module, training_seconds
 
+    check_made_by("patches", patches, ImagePatchDataset, "stimg.pp.to_image_patches")
     config = DenseConfig() if config is None else config
+    check_made_by("config", config, DenseConfig, "stimg.nn.DenseConfig")
     check_training(device, max_epochs, val_fraction, resume)
     if early_stopping is not None and not val_fraction:
         msg = "Expected held-out spots for `early_stopping`, found `val_fraction=0`. Raise it."

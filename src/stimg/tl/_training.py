@@ -219,7 +219,7 @@ def fit_module(
     history = History()
     hooks: list[Any] = [history, *callbacks]
     if early_stopping is not None:
-        hooks.append(EarlyStopping("val_loss", patience=early_stopping))
+        hooks.append(EarlyStopping("val_loss", patience=early_stopping, strict=False))
     if checkpoint_dir is not None:
         hooks.append(ModelCheckpoint(checkpoint_dir, filename="{epoch}", save_last=True, every_n_epochs=1))
     on_gpu = torch.cuda.is_available() and trainer_kwargs["accelerator"] != "cpu"
