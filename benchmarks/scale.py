@@ -61,7 +61,7 @@ def run_one(path: Path) -> None:
     truth, labels = slide.obs["domain"], slide.obs["stimg_domain"]
     known = truth.notna().to_numpy()
     scores = stimg.metrics.domain_scores(truth[known].to_numpy(), labels[known].to_numpy())
-    print(json.dumps({**found, "ARI": scores["ARI"], "total": time.perf_counter() - started}))
+    print(json.dumps({**found, "ARI": scores["ari"], "total": time.perf_counter() - started}))
 
 
 def start(command: list[str], threads: int, limit: float | None = None, **environment: str) -> tuple[str, float]:

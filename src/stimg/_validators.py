@@ -156,6 +156,27 @@ def check_obsm(table: AnnData, key: str, *, advice: str = "") -> None:
         raise KeyError(msg)
 
 
+def check_embedding(table: AnnData, key: str) -> np.ndarray:
+    """Return the finite embedding float64 (n_obs, d) in `.obsm[key]`, or refuse it."""
+    check_obsm(table, key, advice="Run `stimg.tl.embed(adata, model)` first.")
+    found = table.obsm[key]
+    values = np.asarray(found.toarray() if sparse.issparse(found) else found)
+    if values.ndim != 2 or not values.shape[1] or values.dtype.kind not in "buif":
+        msg = (
+            f"Expected numbers of shape (n_obs, d) in `adata.obsm[{key!r}]`, found {values.dtype} of shape "
+            f"{values.shape}. Run `stimg.tl.embed(adata, model)` or name another `use_rep`."
+        )
+        raise ValueError(msg)
+    values = values.astype(np.float64)
+    if not np.isfinite(values).all():
+        msg = (
+            f"`adata.obsm[{key!r}]` has {int((~np.isfinite(values)).any(1).sum())} rows with NaN or infinite values. "
+            "Embed these observations again, or remove them first."
+        )
+        raise ValueError(msg)
+    return values
+
+
 def check_obs_key(table: AnnData, key: str, *, argument: str = "key", advice: str = "") -> None:
     """Refuse a key that is not in `.obs`."""
     if key not in table.obs:

@@ -211,3 +211,32 @@ def test_bad_input_to_the_rest(slides, model, embedded):
     with pytest.raises(ValueError, match="var_names"):
         stimg.tl.embed_pairs(renamed, model)
     assert "X_stimg_image" not in renamed.obsm
+
+
+def test_a_spatial_embedding_in_place_of_genes(slides, slide, tmp_path):
+    rng = np.random.default_rng(0)
+    for one in (*slides, slide):
+        one.obsm["X_stimg"] = np.asarray(one.X @ rng.normal(size=(one.n_vars, 5)), dtype=np.float32)
+    patches = stimg.pp.to_image_patches(slides[0], use_rep="X_stimg")
+    config = AlignConfig(dim=8, hidden=16, batch_size=12, gene_encoder="embedding", embedding_dim=5)
+    model = stimg.tl.align(patches, config, max_epochs=2, crop_size=64, device="cpu")
+    model.save(tmp_path / "model.safetensors")
+    loaded = AlignmentModel.load(tmp_path / "model.safetensors")
+    stimg.tl.embed_pairs(slide, loaded)
+    before = slide.obsm["X_stimg_gene"].copy()
+    slide.X = slide.X * 2
+    stimg.tl.embed_pairs(slide, loaded)
+    np.testing.assert_array_equal(slide.obsm["X_stimg_gene"], before)
+    slide.obsm["X_stimg"][0] += 1
+    stimg.tl.embed_pairs(slide, loaded)
+    assert not np.array_equal(slide.obsm["X_stimg_gene"], before)
+    with pytest.raises(ValueError, match="embedding"):
+        loaded.encode_signature([slide.var_names[0]])
+    with pytest.raises(KeyError, match="X_none"):
+        stimg.tl.embed_pairs(slide, loaded, use_rep="X_none")
+    slide.obsm["X_wide"] = np.ones((slide.n_obs, 7))
+    with pytest.raises(ValueError, match="5 columns"):
+        stimg.tl.embed_pairs(slide, loaded, use_rep="X_wide")
+    with pytest.raises(ValueError, match="use_rep"):
+        stimg.tl.align(stimg.pp.to_image_patches(slides[0]), config, max_epochs=1, crop_size=64, device="cpu")
+    del slides[0].obsm["X_stimg"]

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from stimg.nn._stain import StainStatistics
 
-GeneEncoder = Literal["linear", "mlp"]
+GeneEncoder = Literal["linear", "mlp", "embedding"]
 N_LOOKS = 2 * StainStatistics.channels
 SMALLEST_TEMPERATURE = 0.01
 
@@ -29,7 +29,10 @@ class AlignConfig:
     hidden
         Width of the hidden layers.
     gene_encoder
-        `"linear"`, as STimage-1K4M's code has it, or `"mlp"` with one hidden layer.
+        `"linear"`, as STimage-1K4M's code has it, or `"mlp"` with one hidden layer. Or `"embedding"`: one hidden layer
+        on a spatial embedding, such as :func:`stimg.tl.embed` writes, which stays as it is.
+    embedding_dim
+        Width of that embedding.
     temperature
         The one training starts from; it is learned.
     neighbour_pitches
@@ -50,6 +53,7 @@ class AlignConfig:
     dim: int = 64
     hidden: int = 256
     gene_encoder: GeneEncoder = "mlp"
+    embedding_dim: int = 128
     temperature: float = 0.07
     neighbour_pitches: float = 1.6
     dropout: float = 0.3
@@ -61,8 +65,8 @@ class AlignConfig:
     chunk_size: int = 64
 
     def __post_init__(self) -> None:
-        if self.gene_encoder not in ("linear", "mlp"):
-            msg = f"Expected `gene_encoder` to be 'linear' or 'mlp', found {self.gene_encoder!r}."
+        if self.gene_encoder not in ("linear", "mlp", "embedding"):
+            msg = f"Expected `gene_encoder` to be 'linear', 'mlp' or 'embedding', found {self.gene_encoder!r}."
             raise ValueError(msg)
         if not self.temperature >= SMALLEST_TEMPERATURE:
             msg = f"Expected `temperature` of at least {SMALLEST_TEMPERATURE}, found {self.temperature}."
@@ -116,7 +120,7 @@ class AlignNetwork(nn.Module):
         if config.gene_encoder == "linear":
             self.gene_head: nn.Module = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(2 * n_genes, config.dim))
         else:
-            self.gene_head = head(2 * n_genes, config)
+            self.gene_head = head(config.embedding_dim if config.gene_encoder == "embedding" else 2 * n_genes, config)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
 
     def encode_images(self, looks: Tensor, images: Tensor | None = None) -> Tensor:
@@ -145,7 +149,13 @@ class AlignNetwork(nn.Module):
         return F.normalize(self.image_head(torch.cat([self.image_norm(torch.cat(parts)), looks], 1)), dim=1)
 
     def encode_genes(self, values: Tensor) -> Tensor:
-        """Embed expression of spots and of their neighbours (n, 2 * n_genes) as float32 (n, dim), of length one."""
+        """Embed expression of spots and of their neighbours (n, 2 * n_genes), or spatial embeddings (n, embedding_dim).
+
+        Returns
+        -------
+        Tensor
+            float32 (n, dim), of length one.
+        """
         return F.normalize(self.gene_head(values), dim=1)
 
     @property

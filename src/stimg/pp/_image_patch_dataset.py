@@ -39,6 +39,8 @@ class ImageSlide:
         Log-normalised expression, float32 (n_spots, n_genes); NaN for genes that the slide lacks.
     obs_index
         Row of each spot in the table it came from, int64 (n_spots,).
+    embedding
+        An embedding of the spots, float32 (n_spots, d), or `None`.
     """
 
     name: str
@@ -49,6 +51,7 @@ class ImageSlide:
     totals: np.ndarray
     targets: np.ndarray
     obs_index: np.ndarray
+    embedding: np.ndarray | None = None
 
 
 class ImagePatchDataset(Dataset[dict[str, Any]]):

@@ -39,10 +39,19 @@ class SpotCropDataset(Dataset[dict[str, Any]]):
         Give the crops themselves as well, for an encoder.
     augment
         Flip and turn crops.
+    embedding
+        Give the slides' embeddings in place of the expression of genes.
     """
 
     def __init__(
-        self, patches: ImagePatchDataset, size: int, chosen: np.ndarray, *, crops: bool, augment: bool
+        self,
+        patches: ImagePatchDataset,
+        size: int,
+        chosen: np.ndarray,
+        *,
+        crops: bool,
+        augment: bool,
+        embedding: bool = False,
     ) -> None:
         self.patches = patches
         self.size = size
@@ -52,7 +61,11 @@ class SpotCropDataset(Dataset[dict[str, Any]]):
         options: dict[str, Any] = {"size": size, "mpp": patches.mpp, "stain_normalise": patches.stain_normalise}
         self.slide = np.repeat(np.arange(len(slides)), [len(one.centres) for one in slides])[chosen]
         self.spot = np.concatenate([np.arange(len(one.centres)) for one in slides])[chosen]
-        self.values = np.concatenate([gene_inputs(one.targets, one.centres) for one in slides])[chosen]
+        values = [
+            gene_inputs(one.targets, one.centres) if not embedding or one.embedding is None else z_scores(one.embedding)
+            for one in slides
+        ]
+        self.values = np.concatenate(values)[chosen]
         self.looks = np.concatenate([stain_inputs(one.image, one.centres, **options) for one in slides])[chosen]
 
     def __len__(self) -> int:
@@ -69,7 +82,8 @@ class SpotCropDataset(Dataset[dict[str, Any]]):
         Returns
         -------
         dict
-            `look` float32 (n,), from `stain_inputs`; `values` float32 (2 * n_genes,), from `gene_inputs`; `slide` int64
+            `look` float32 (n,), from `stain_inputs`; `values` float32 (2 * n_genes,), from `gene_inputs`, or the
+            embedding as z-scores; `slide` int64
             (); `centre` float32 (2,), in micrometres; with crops `image` uint8 (3, size, size).
         """
         visit, index = index if isinstance(index, tuple) else (0, index)

@@ -14,6 +14,7 @@ from stimg._resolve import resolve_table
 from stimg._slide import log_normalise, moments
 from stimg._validators import (
     check_choice,
+    check_embedding,
     check_expression,
     check_positive,
     check_positive_int,
@@ -53,6 +54,7 @@ def to_image_patches(
     augment: bool = True,
     names: Sequence[str] | None = None,
     layer: str | None = None,
+    use_rep: str | None = None,
     spatial_key: str = _keys.SPATIAL,
     library_id: str | None = None,
     image_key: str | None = None,
@@ -101,6 +103,8 @@ def to_image_patches(
         One name a slide. By default `slide0`, `slide1`, ...
     layer
         Layer with raw counts; `.X` by default.
+    use_rep
+        Embedding in `.obsm` of every slide, such as `"X_stimg"`, for `stimg.nn.AlignConfig(gene_encoder="embedding")`.
     spatial_key, library_id, image_key, table_key
         Where coordinates, images and the table of a `SpatialData` are.
     rng
@@ -146,6 +150,8 @@ def to_image_patches(
     tables = [resolve_table(slide, table_key) for slide in given]
     for table in tables:
         check_var_unique(table)
+        if use_rep is not None:
+            check_embedding(table, use_rep)
     counts = [
         check_expression(get_layer(table, layer), "counts", name=f"layers[{layer!r}]" if layer else "X")
         for table in tables
@@ -172,6 +178,7 @@ def to_image_patches(
             mine,
             name,
             read_image_slide(slide, source, mpp=mpp, name=name, **where),
+            use_rep,
         )
         for slide, table, matrix, mine, source, name in zip(given, tables, counts, own, sources, named, strict=True)
     ]
@@ -246,7 +253,13 @@ def _most_variable(table: AnnData, matrix: sparse.csr_array, n_genes: int) -> np
 
 
 def _image_slide(
-    table: AnnData, matrix: sparse.csr_array, genes: np.ndarray, own: np.ndarray, name: str, place: ImagePlace
+    table: AnnData,
+    matrix: sparse.csr_array,
+    genes: np.ndarray,
+    own: np.ndarray,
+    name: str,
+    place: ImagePlace,
+    use_rep: str | None,
 ) -> ImageSlide:
     """Spots of one slide that have counts and lie wholly on the image."""
     from stimg.pp._image_patch_dataset import ImageSlide
@@ -271,4 +284,5 @@ def _image_slide(
         totals=totals[index],
         targets=targets,
         obs_index=index,
+        embedding=None if use_rep is None else check_embedding(table, use_rep)[index],
     )

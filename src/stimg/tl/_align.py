@@ -122,6 +122,13 @@ def align(
         msg = f"Expected `crop_size` to be a multiple of {CROP_STEP} pixels, found {crop_size}."
         raise ValueError(msg)
     seed = int(np.random.default_rng(rng).integers(2**31))
+    widths = {0 if slide.embedding is None else slide.embedding.shape[1] for slide in patches.slides}
+    if config.gene_encoder == "embedding" and widths != {config.embedding_dim}:
+        msg = (
+            f"Expected `patches` with embeddings of `embedding_dim`={config.embedding_dim} dimensions for "
+            f"`gene_encoder='embedding'`, found {sorted(widths)}. Pass `use_rep` to `stimg.pp.to_image_patches`."
+        )
+        raise ValueError(msg)
     held = np.concatenate(hold_out(patches, val_fraction, seed))
     if (~held).sum() < 2:
         msg = f"Expected at least two spots to train on, found {(~held).sum()}."
@@ -137,14 +144,15 @@ def align(
         torch.manual_seed(seed)
         chosen = None if encoder is None else get_encoder(encoder, tuned=tune_encoder)
         network = AlignNetwork(config, len(patches.genes), chosen)
-        spots = SpotCropDataset(patches, crop_size, np.flatnonzero(~held), crops=encoder is not None, augment=True)
+        options = {"crops": encoder is not None, "embedding": config.gene_encoder == "embedding"}
+        spots = SpotCropDataset(patches, crop_size, np.flatnonzero(~held), augment=True, **options)
         size = min(config.batch_size, len(spots))
         loader = DataLoader(
             spots, size, sampler=EpochSampler(len(spots), seed), drop_last=True, num_workers=num_workers
         )
         val_loader = None
         if held.sum() > 1:
-            plain = SpotCropDataset(patches, crop_size, np.flatnonzero(held), crops=encoder is not None, augment=False)
+            plain = SpotCropDataset(patches, crop_size, np.flatnonzero(held), augment=False, **options)
             val_loader = DataLoader(plain, config.batch_size, num_workers=num_workers)
         seconds = training_seconds(trainer_kwargs)
         module = AlignModule(network, config, patches, max_seconds=seconds, seed=seed)

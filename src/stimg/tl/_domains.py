@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from stimg import _keys
 from stimg._resolve import distinct_tables, prepare, write_uns
 from stimg._validators import (
     check_choice,
     check_coordinates,
+    check_embedding,
     check_library_key,
-    check_obsm,
     check_positive_int,
     checked,
 )
@@ -139,7 +138,7 @@ def domains(
     if not keys or not all(isinstance(key, str) for key in keys):
         msg = f"Expected keys of `.obsm` in `use_rep`, found {use_rep!r}."
         raise ValueError(msg)
-    parts = [np.concatenate([_embedding(table, key) for key in keys], axis=1) for table in tables]
+    parts = [np.concatenate([check_embedding(table, key) for key in keys], axis=1) for table in tables]
     if len(widths := {part.shape[1] for part in parts}) > 1:
         msg = (
             f"Expected `.obsm[{use_rep!r}]` of one width in all slides, found {sorted(widths)}. "
@@ -148,7 +147,7 @@ def domains(
         raise ValueError(msg)
     embedding = np.concatenate(parts)
     if len(keys) > 1:
-        embedding = _balanced(embedding, [_embedding(tables[0], key).shape[1] for key in keys])
+        embedding = _balanced(embedding, [check_embedding(tables[0], key).shape[1] for key in keys])
     for table in tables:
         check_library_key(table, library_key)
     coordinates = np.concatenate([check_coordinates(t, spatial_key) for t in tables]) if spatial else None
@@ -217,26 +216,6 @@ def _check_candidates(candidates: Sequence[int]) -> None:
         raise ValueError(msg)
     for number in candidates:
         check_positive_int("candidates", number, minimum=2)
-
-
-def _embedding(table: AnnData, key: str) -> np.ndarray:
-    check_obsm(table, key, advice="Run `stimg.tl.embed(adata, model)` first.")
-    found = table.obsm[key]
-    values = np.asarray(found.toarray() if sparse.issparse(found) else found)
-    if values.ndim != 2 or not values.shape[1] or values.dtype.kind not in "buif":
-        msg = (
-            f"Expected numbers of shape (n_obs, d) in `adata.obsm[{key!r}]`, found {values.dtype} of shape "
-            f"{values.shape}. Run `stimg.tl.embed(adata, model)` or name another `use_rep`."
-        )
-        raise ValueError(msg)
-    values = values.astype(np.float64)
-    if not np.isfinite(values).all():
-        msg = (
-            f"`adata.obsm[{key!r}]` has {int((~np.isfinite(values)).any(1).sum())} rows with NaN or infinite values. "
-            "Embed these observations again, or remove them first."
-        )
-        raise ValueError(msg)
-    return values
 
 
 def _balanced(embedding: np.ndarray, widths: list[int]) -> np.ndarray:

@@ -11,7 +11,14 @@ import numpy as np
 from stimg import _keys
 from stimg._resolve import prepare, resolve_table, write_uns
 from stimg._slide import log_normalise
-from stimg._validators import check_expression, check_positive_int, check_var_unique, checked, get_layer
+from stimg._validators import (
+    check_embedding,
+    check_expression,
+    check_positive_int,
+    check_var_unique,
+    checked,
+    get_layer,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -32,6 +39,7 @@ def embed_pairs(
     batch_size: int = 128,
     image_mpp: float | None = None,
     device: str = "auto",
+    use_rep: str = _keys.EMBEDDING,
     image_key_added: str = _keys.IMAGE_EMBEDDING,
     gene_key_added: str = _keys.GENE_EMBEDDING,
     spatial_key: str = _keys.SPATIAL,
@@ -58,6 +66,8 @@ def embed_pairs(
         Micrometres per pixel of the image, where they are unknown.
     device
         `"auto"`, `"cpu"`, `"cuda"` or `"mps"`.
+    use_rep
+        Spatial embedding in `.obsm`, for a model trained with `gene_encoder="embedding"`.
     image_key_added, gene_key_added
         Keys of the embeddings in `.obsm`.
     spatial_key, library_id, image_key, table_key
@@ -86,7 +96,7 @@ def embed_pairs(
     from stimg import __version__, settings
     from stimg.models import AlignmentModel
     from stimg.pp._image_slide import read_image_slide
-    from stimg.pp._spot_crops import gene_inputs, read_crop, stain_inputs
+    from stimg.pp._spot_crops import gene_inputs, read_crop, stain_inputs, z_scores
     from stimg.tl._infer import get_device
 
     device = get_device(device)
@@ -105,6 +115,15 @@ def embed_pairs(
     if not len(known):
         msg = f"None of the model's {len(model.genes)} genes ({model.genes[0]}, ...) is in `adata.var_names`."
         raise ValueError(msg)
+    embedding = None
+    if model.config.gene_encoder == "embedding":
+        embedding = check_embedding(table, use_rep)
+        if embedding.shape[1] != model.config.embedding_dim:
+            msg = (
+                f"Expected `adata.obsm[{use_rep!r}]` of {model.config.embedding_dim} columns, which the model reads, "
+                f"found {embedding.shape[1]}. Embed with the weights it was trained with."
+            )
+            raise ValueError(msg)
     mpp, size = float(model.card["mpp"]), int(model.card["size"])
     place = read_image_slide(
         adata,
@@ -120,7 +139,7 @@ def embed_pairs(
     )
     targets = np.full((table.n_obs, len(model.genes)), np.nan, dtype=np.float32)
     targets[:, known] = log_normalise(counts, float(model.card["target_sum"]))[:, columns[known]].toarray()
-    values = torch.from_numpy(gene_inputs(targets, place.centres))
+    values = torch.from_numpy(gene_inputs(targets, place.centres) if embedding is None else z_scores(embedding))
     normalise = bool(model.card["stain_normalise"])
     looks = torch.from_numpy(stain_inputs(place.image, place.centres, size=size, mpp=mpp, stain_normalise=normalise))
     network = model.network.to(device).eval()
