@@ -7,7 +7,9 @@ olfactory bulb MOB1 to 3 to MOB_rep11. 250 genes of the highest mean in the trai
 slide, mean over slides, both ways, and over that of a random order ("x chance"). "stimg": `stimg.tl.align` and
 `embed_pairs` with their defaults, in which stain statistics tell the images apart; "linear genes": with STimage-1K4M's
 linear gene encoder; "convolutions": with the bundled convolutional encoder trained from nothing besides, on crops of 96
-pixels and for 10 epochs; "untrained": one step at a learning rate of nothing. "retrieved PCC@M": BLEEP-like
+pixels and for 10 epochs; "untrained": one step at a learning rate of nothing; "variable genes" and "each slide's":
+`gene_rule="variable"` and `"variable_in_each"` in place of the highest mean; "embedding": expression read by a spatial
+embedding that stays as it is, of a network pretrained on the training slides' expression. "retrieved PCC@M": BLEEP-like
 expression by retrieval of 50 training spots, Pearson correlation, mean over genes, to compare with
 `stimg.tl.train_expression`'s in `expression.md`.
 
@@ -45,6 +47,7 @@ from stimg.tl._training import EpochSampler, TrainingModule, fit_module
 DATA = Path(os.environ["STIMG_DATA_DIR"])
 CROP = 96
 SLOW_EPOCHS = 10
+PRETRAIN_EPOCHS = 10
 
 
 class ImageOnly(TrainingModule):
@@ -93,6 +96,15 @@ def probe(table: anndata.AnnData, keys: list[str]) -> float:
     return stimg.metrics.probe(values, labels, places, method="logistic", protocol="blocked")["macro_f1"]
 
 
+def embed(train: list[anndata.AnnData], test: list[anndata.AnnData]) -> None:
+    """Embed all slides with a network pretrained on the training slides."""
+    for slide in train:
+        stimg.pp.select_genes(slide)
+    patches = stimg.pp.to_patches(train, size=8, n_channels=256)
+    model = stimg.tl.pretrain(patches, max_epochs=PRETRAIN_EPOCHS, val_fraction=0, device="cpu")
+    stimg.tl.embed([*train, *test], model)
+
+
 def run(name: str, epochs: int) -> list[dict[str, Any]]:
     """Train on some slides, retrieve on others."""
     (train, train_images), (test, test_images) = read(RUNS[name][0]), read(RUNS[name][1])
@@ -100,13 +112,18 @@ def run(name: str, epochs: int) -> list[dict[str, Any]]:
     mpp = None
     if name == "MOB":
         train, mpp = [slide[:, shared].copy() for slide in train], MPP_2K
-    patches = stimg.pp.to_image_patches(train, train_images, names=RUNS[name][0], mpp=MPP, image_mpp=mpp)
+    embed(train, test)
+    images: dict[str, Any] = {"names": RUNS[name][0], "mpp": MPP, "image_mpp": mpp, "use_rep": "X_stimg"}
+    patches = stimg.pp.to_image_patches(train, train_images, **images)
     genes = [gene for gene in patches.genes if gene in shared]
     config = AlignConfig()
     options: dict[str, dict[str, Any]] = {
         "untrained": {"config": replace(config, learning_rate=0.0), "max_steps": 1},
         "stimg": {"config": config},
         "linear genes": {"config": replace(config, gene_encoder="linear")},
+        "variable genes": {"config": config, "gene_rule": "variable"},
+        "each slide's": {"config": config, "gene_rule": "variable_in_each"},
+        "embedding": {"config": replace(config, gene_encoder="embedding")},
     }
     if name == "C2-C4 to C5-C6":
         few = min(epochs, SLOW_EPOCHS)
@@ -114,7 +131,9 @@ def run(name: str, epochs: int) -> list[dict[str, Any]]:
     rows = []
     for method, chosen in options.items():
         started = time.perf_counter()
-        model = stimg.tl.align(patches, device="cpu", **({"max_epochs": epochs} | chosen))
+        rule = chosen.pop("gene_rule", None)
+        read_patches = stimg.pp.to_image_patches(train, train_images, gene_rule=rule, **images) if rule else patches
+        model = stimg.tl.align(read_patches, device="cpu", **({"max_epochs": epochs} | chosen))
         row = {"run": name, "method": method, "seconds": time.perf_counter() - started}
         for table, image in zip(train, train_images, strict=True):
             stimg.tl.embed_pairs(table, model, image, image_mpp=mpp)

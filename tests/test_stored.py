@@ -217,3 +217,55 @@ def test_synthetic_path(tmp_path):
         stimg.datasets.synthetic(path=tmp_path / "old.h5ad")
     with pytest.raises(NotADirectoryError, match="Create"):
         stimg.datasets.synthetic(path=tmp_path / "none" / "new.h5ad")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_table_of_a_spatialdata_may_be_lazy(trained):
+    import spatialdata
+
+    memory = stimg.datasets.synthetic("visium_hd", n_obs=300, n_genes=60)
+    lazy = memory.copy()
+    lazy.X = da.from_array(lazy.X, chunks=(90, -1))
+    sdata = spatialdata.SpatialData(tables={"square_008um": lazy, "square_016um": memory.copy()})
+    for slide, key in ((memory, None), (sdata, "square_008um")):
+        stimg.pp.to_lattice(slide, "visium_hd", table_key=key)
+        stimg.tl.embed(slide, trained, table_key=key)
+        stimg.tl.domains(slide, 3, table_key=key)
+    found = sdata["square_008um"]
+    assert isinstance(found.X, da.Array)
+    assert found.uns["stimg"]["lattice"]["pitch_um"] == 8
+    np.testing.assert_allclose(found.obsm["X_stimg"], memory.obsm["X_stimg"], atol=1e-4)
+    assert found.obs["stimg_domain"].tolist() == memory.obs["stimg_domain"].tolist()
+
+
+def test_a_backed_slide_with_domains_is_written_whole(store, trained, tmp_path):
+    stored = store(stimg.datasets.synthetic("visium", n_obs=120, n_genes=60), "h5ad")
+    stimg.pp.to_lattice(stored)
+    stimg.tl.embed(stored, trained)
+    stimg.tl.domains(stored, 3)
+    stimg.tl.reconstruct(stored, trained)
+    expected = stored.layers["stimg"].compute()
+    stored.write_h5ad(tmp_path / "done.h5ad")
+    back = ad.read_h5ad(tmp_path / "done.h5ad")
+    assert (back.X != stored.to_memory().X).nnz == 0
+    np.testing.assert_array_equal(back.layers["stimg"], expected)
+    assert back.obs["stimg_domain"].equals(stored.obs["stimg_domain"])
+
+
+def test_reconstructions_that_are_not_in_memory_are_drawn(store, trained):
+    import matplotlib.pyplot as plt
+
+    memory = stimg.datasets.synthetic("visium", n_obs=120, n_genes=60)
+    titles = []
+    for slide in (memory, store(memory, "h5ad")):
+        stimg.pp.to_lattice(slide)
+        stimg.tl.reconstruct(slide, trained)
+        axes = stimg.pl.reconstruction(slide, n_genes=2)
+        titles.append([ax.get_title() for ax in axes.ravel()])
+        values = [ax.collections[0].get_array() for ax in axes.ravel()]
+        if slide is memory:
+            drawn = values
+    for first, second in zip(drawn, values, strict=True):
+        np.testing.assert_allclose(first, second, atol=1e-4)
+    assert titles[0] == titles[1]
+    plt.close("all")
