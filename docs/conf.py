@@ -74,7 +74,7 @@ intersphinx_mapping = (
 nitpick_ignore_regex = [
     (
         r"py:.*",
-        r"(anndata|datetime|lightning|matplotlib|numpy|np|pandas|pathlib|scipy|sklearn|spatialdata|torch|collections"
+        r"(anndata|datetime|distributed|lightning|matplotlib|numpy|np|pandas|pathlib|scipy|sklearn|spatialdata|torch|collections"
         r"|typing|os|logging|Any|Path|AnnData|SpatialData|Axes|Figure|Generator|Callable|Callback|ArrayLike|NDArray"
         r"|ndarray|DataFrame|Series|Tensor|Module|Dataset|Sequence|Mapping|Iterator|Ellipsis|optional|abc|Self"
         r"|stimg\.models\._image_model|stimg\.datasets\._hest|stimg\.datasets\._stimage_1k4m)(\..*)?",

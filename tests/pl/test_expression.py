@@ -45,6 +45,9 @@ def test_the_map_lies_where_its_transform_says(slide):
     assert axes.shape == (2, 4)
     assert not axes[0, 3].images
     assert axes[1, 3].images[0].get_extent() == [40, 120, 200, 80]
+    dense["tissue"] = np.arange(600).reshape(30, 20) % 2 == 0
+    drawn = stimg.pl.expression_map(slide, "Gene1")[0, 3].images[0].get_array()
+    np.testing.assert_array_equal(np.isfinite(np.ma.filled(drawn, np.nan)), dense["tissue"])
 
 
 def test_an_image_can_be_given(slide):

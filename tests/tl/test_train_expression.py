@@ -125,6 +125,9 @@ def test_a_spot_is_the_mean_of_the_dense_map(model, slide):
     predict(slide, model, dense=["Gene2", "Gene5"])
     found = slide.uns["stimg"]["expression_map"]
     height, width = found["map"].shape[1:]
+    assert found["tissue"].shape == (height, width)
+    column, row, _ = np.linalg.inv(found["transform"]) @ [*slide.obsm["spatial"][0], 1]
+    assert found["tissue"][int(row), int(column)]
     rows, cols = np.mgrid[:height, :width] + 0.5
     x, y, _ = found["transform"] @ np.stack([cols.ravel(), rows.ravel(), np.ones(rows.size)])
     for spot in (0, 7, 15):

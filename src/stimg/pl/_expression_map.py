@@ -141,6 +141,8 @@ def _draw_map(ax: Any, dense: dict[str, Any], gene: str, **style: Any) -> None:
 
     maps = zarr.open_array(dense["map_path"], mode="r") if "map_path" in dense else dense["map"]
     values = np.asarray(maps[int(np.flatnonzero(np.asarray(dense["genes"]) == gene)[0])])
+    if "tissue" in dense:
+        values = np.where(dense["tissue"], values, np.nan)
     scale, left, top = dense["transform"][0, 0], dense["transform"][0, 2], dense["transform"][1, 2]
     height, width = values.shape
     ax.imshow(values, extent=(left, left + width * scale, top + height * scale, top), **style)

@@ -111,7 +111,7 @@ def embed(
         No gene in common, expression that does not fit `scale`, a slide given twice, or a damaged weights file. Of
         several slides none is changed then.
     TypeError
-        `client` is none, or expression is stored by columns.
+        `client` is no `distributed.Client`, or expression is stored by columns.
 
     Warns
     -----

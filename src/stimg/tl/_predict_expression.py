@@ -93,7 +93,8 @@ def predict_expression(
     not know and in observations outside of the image.
     `.uns["stimg"]["predict_expression"]` : parameters, resolution, the model's name and the sha256 of its file.
     `.uns["stimg"]["expression_map"]` : with `dense`: `map` float32 (n_genes, height, width), or `map_path`, the folder;
-    `genes`; and `transform`, 3 x 3, from the map's pixels (column, row, 1) to the coordinates (x, y, 1). A
+    `genes`; `transform`, 3 x 3, from the map's pixels (column, row, 1) to the coordinates (x, y, 1); and `tissue`, bool
+    (height, width), without which values mean nothing (:func:`stimg.pl.expression_map` leaves them white). A
     `SpatialData` gets the map as the image `key_added` instead, with genes as channels, scale levels, and the
     coordinate systems of its own image.
 
@@ -291,4 +292,9 @@ def _dense_map(
     scale = pixel / place.um_per_unit
     transform = np.array([[scale, 0, low[1] * CORE * scale], [0, scale, low[0] * CORE * scale], [0, 0, 1]])
     kept = {"map": found} if path is None else {"map_path": str(Path(path).resolve())}
-    return {**kept, "genes": np.asarray(genes, dtype=str), "transform": transform}
+    mask, mask_mpp = place.image.tissue
+    axes = [
+        np.minimum(((first * CORE + np.arange(n) + 0.5) * pixel / mask_mpp).astype(int), length - 1)
+        for first, n, length in zip(low, extent, mask.shape, strict=True)
+    ]
+    return {**kept, "genes": np.asarray(genes, dtype=str), "transform": transform, "tissue": mask[np.ix_(*axes)]}
