@@ -136,6 +136,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--peers", help="python of the peers' environment")
     parser.add_argument("--peer-sizes", type=lambda text: int(float(text)), nargs="+", default=[1000, 10**4])
+    parser.add_argument("--methods", nargs="+", default=PEERS)
+    parser.add_argument("--update", action="store_true", help="run these peers alone, keep the rest of the results")
     parser.add_argument("--limit", type=float, default=1200)
     parser.add_argument("--out", type=Path, default=HERE / "results" / "scale")
     parser.add_argument("--one", type=Path)
@@ -152,31 +154,45 @@ def main() -> None:
         if not (args.folder / f"{size}.h5ad").exists():
             path = args.folder / f"{size}.h5ad"
             stimg.datasets.synthetic("visium_hd", n_obs=size, n_genes=N_GENES, depth=DEPTH, path=path).file.close()
-    rows, peers = [], []
     real = Path(os.environ["STIMG_DATA_DIR"]) if "STIMG_DATA_DIR" in os.environ else None
-    files = [args.folder / f"{size}.h5ad" for size in args.sizes] + ([real / f"{VISIUM}.h5ad"] if real else [])
-    for path in files:
-        printed, total = start([sys.executable, __file__, "--one", str(path)], args.threads)
-        if printed.startswith("error"):
-            raise SystemExit(f"{path}: {printed}")
-        slide = VISIUM if real and path.is_relative_to(real) else "synthetic"
-        rows.append({**json.loads(printed), "slide": slide, "process": total})
-        print(rows[-1], flush=True)
-    for method in PEERS if args.peers else ():
+    content = {"about": f"{args.threads} threads, stimg {stimg.__version__}, torch {torch.__version__}"}
+    if args.update:
+        content = json.loads(args.out.with_suffix(".json").read_text())
+    else:
+        files = [args.folder / f"{size}.h5ad" for size in args.sizes] + ([real / f"{VISIUM}.h5ad"] if real else [])
+        content |= {"stimg": [run_stimg(path, real, args.threads) for path in files], "peers": []}
+    methods = args.methods if args.peers else []
+    content["peers"] = [peer for peer in content["peers"] if peer["method"] not in methods]
+    for method in methods:
         jobs = [(args.folder, str(size), size, "synthetic") for size in args.peer_sizes]
         for folder, name, size, slide in ([(real, VISIUM, 3639, VISIUM)] if real else []) + jobs:
             found = run_peer(args.peers, method, folder, name, args.threads, args.limit)
-            peers.append({**found, "n_obs": size, "slide": slide})
-            print(peers[-1], flush=True)
+            content["peers"].append({**found, "n_obs": size, "slide": slide})
+            print(content["peers"][-1], flush=True)
             if "error" in found and slide == "synthetic":
                 break
+    write(content, args.out)
+
+
+def run_stimg(path: Path, real: Path | None, threads: int) -> dict:
+    """Run stimg on one file in a process of its own."""
+    printed, total = start([sys.executable, __file__, "--one", str(path)], threads)
+    if printed.startswith("error"):
+        raise SystemExit(f"{path}: {printed}")
+    slide = VISIUM if real and path.is_relative_to(real) else "synthetic"
+    found = {**json.loads(printed), "slide": slide, "process": total}
+    print(found, flush=True)
+    return found
+
+
+def write(content: dict, out: Path) -> None:
+    """Write JSON, figure and table."""
+    rows, peers = content["stimg"], content["peers"]
     grown = [row for row in rows if row["slide"] == "synthetic"]
     sizes = [row["n_obs"] for row in grown]
-    summary = {step: slope(sizes, [row[step] for row in grown]) for step in STEPS}
-    about = f"{args.threads} threads, stimg {stimg.__version__}, torch {torch.__version__}"
-    content = {"about": about, "stimg": rows, "peers": peers, "slopes": summary}
-    args.out.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
-    draw(grown, peers, args.out.with_suffix(".png"))
+    content["slopes"] = {step: slope(sizes, [row[step] for row in grown]) for step in STEPS}
+    out.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
+    draw(grown, peers, out.with_suffix(".png"))
     table = pd.DataFrame(
         [
             {
@@ -191,13 +207,15 @@ def main() -> None:
             for row in rows
         ]
     )
-    text = f"# Scale\n\n`python benchmarks/scale.py` ({about}), {N_GENES:,} genes; Visium: {VISIUM}\n\n"
+    text = f"# Scale\n\n`python benchmarks/scale.py` ({content['about']}), {N_GENES:,} genes; Visium: {VISIUM}\n\n"
     text += table.to_markdown(index=False) + "\n\nSlope on log-log axes from 10,000 observations: "
-    text += ", ".join(f"{step} {value:.2f}" for step, value in summary.items()) + "\n"
+    text += ", ".join(f"{step} {value:.2f}" for step, value in content["slopes"].items()) + "\n"
     if peers:
         frame = pd.DataFrame(peers).reindex(columns=["method", "slide", "n_obs", "seconds", "total", "GB", "error"])
-        text += "\n" + frame.round(2).fillna("").to_markdown(index=False) + "\n"
-    args.out.with_suffix(".md").write_text(text)
+        text += "\nOther methods; `seconds` to the embedding, `total` of the process with own labels.\n\n"
+        text += frame.round(2).fillna("").to_markdown(index=False) + "\n"
+    text += f"\n![Seconds and memory over observations]({out.name}.png)\n"
+    out.with_suffix(".md").write_text(text)
 
 
 if __name__ == "__main__":

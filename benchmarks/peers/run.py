@@ -37,6 +37,7 @@ import scanpy as sc
 
 HERE = Path(__file__).parent
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
+FEW_COUNTS = 500
 METHODS = ("GraphST", "SpaGCN", "BANKSY 0.2", "BANKSY 0.8", "CellCharter")
 
 
@@ -58,8 +59,11 @@ def graphst(slide: anndata.AnnData, n_domains: int, seed: int) -> tuple:
     from sklearn.decomposition import PCA
 
     started = time.perf_counter()
-    if slide.n_vars <= 3000:
+    if slide.n_vars > 3000 and slide.X.sum(1).mean() < FEW_COUNTS:  # its choice of genes fails on so few counts
+        slide = normalise(slide, 3000)
+    elif slide.n_vars <= 3000:
         slide = normalise(slide, None)
+    if slide.n_vars <= 3000:
         sc.pp.scale(slide, zero_center=False, max_value=10)
         slide.var["highly_variable"] = True
     embedding = GraphST.GraphST(slide, random_seed=seed).train().obsm["emb"]
