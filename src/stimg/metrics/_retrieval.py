@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stimg._validators import check_positive_int, checked
+from stimg.metrics._checks import as_labels, as_points, check_same_length
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,15 +109,10 @@ def embedding_scores(embedding: ArrayLike, labels: ArrayLike) -> dict[str, float
     import pandas as pd
     from sklearn.metrics import calinski_harabasz_score, davies_bouldin_score, silhouette_score
 
-    values, names = np.asarray(embedding, dtype=np.float64), pd.Series(np.asarray(labels, dtype=object))
-    if values.ndim != 2 or len(values) != len(names):
-        msg = f"Expected `embedding` (n_obs, dim) and `labels` (n_obs,), found {values.shape} and {names.shape}."
-        raise ValueError(msg)
-    known = names.notna().to_numpy()
+    names, values = as_labels(labels, "labels"), as_points(embedding, "embedding")
+    check_same_length(values, names, "`embedding` and `labels`")
+    known = pd.notna(names)
     values, codes = values[known], pd.factorize(names[known])[0]
-    if not np.isfinite(values).all():
-        msg = "Expected finite values in `embedding`, found NaN or infinite ones."
-        raise ValueError(msg)
     if not 1 < len(np.unique(codes)) < len(codes):
         msg = f"Expected at least two different `labels`, and fewer than observations, found {len(np.unique(codes))}."
         raise ValueError(msg)
