@@ -177,8 +177,11 @@ def main() -> None:
                     for table in judged:
                         found = judge(table, model, shown=shown)
                         rows += [{"run": name, "method": method, "seed": seed, **row} for row in found]
-                print(name, method, flush=True)
-                print(pd.DataFrame(rows[-40:]).groupby("score")["value"].mean().round(4).to_dict(), flush=True)
+                write(rows, args)
+
+
+def write(rows: list[dict], args: argparse.Namespace) -> None:
+    """Write the table of what is there so far."""
     by_seed = pd.DataFrame(rows).groupby(["run", "method", "score", "seed"], sort=False)["value"].mean()
     scores = by_seed.groupby(["run", "method", "score"], sort=False).agg(["mean", "std"]).round(3)
     cells = scores["mean"].map("{:.3f}".format) + " ± " + scores["std"].map("{:.3f}".format)
@@ -188,7 +191,7 @@ def main() -> None:
     text = f"# H&E as further channels\n\n`python benchmarks/fusion.py {options}` (stimg {stimg.__version__})\n\n"
     text += f"{first}\n\n{rest.split(chr(10) * 2, 1)[1]}\nMean ± standard deviation over {args.seeds} seeds.\n\n"
     Path("benchmarks/results/fusion.md").write_text(f"{text}{table.to_markdown(index=False)}\n")
-    print(table.to_string())
+    print(table.to_string(), flush=True)
 
 
 if __name__ == "__main__":
