@@ -184,12 +184,15 @@ def write(rows: list[dict], args: argparse.Namespace) -> None:
     """Write the table of what is there so far."""
     by_seed = pd.DataFrame(rows).groupby(["run", "method", "score", "seed"], sort=False)["value"].mean()
     scores = by_seed.groupby(["run", "method", "score"], sort=False).agg(["mean", "std"]).round(3)
-    cells = scores["mean"].map("{:.3f}".format) + " ± " + scores["std"].map("{:.3f}".format)
+    cells = scores["mean"].map("{:.3f}".format)
+    if args.seeds > 1:
+        cells += " ± " + scores["std"].map("{:.3f}".format)
     table = cells.unstack("score").reset_index()
     first, rest = __doc__.split("\n\n", 1)
     options = f"--epochs {args.epochs} --seeds {args.seeds} --only " + " ".join(f'"{name}"' for name in args.only)
+    spread = f"Mean ± standard deviation over {args.seeds} seeds." if args.seeds > 1 else "One seed."
     text = f"# H&E as further channels\n\n`python benchmarks/fusion.py {options}` (stimg {stimg.__version__})\n\n"
-    text += f"{first}\n\n{rest.split(chr(10) * 2, 1)[1]}\nMean ± standard deviation over {args.seeds} seeds.\n\n"
+    text += f"{first}\n\n{rest.split(chr(10) * 2, 1)[1]}\n{spread}\n\n"
     Path("benchmarks/results/fusion.md").write_text(f"{text}{table.to_markdown(index=False)}\n")
     print(table.to_string(), flush=True)
 

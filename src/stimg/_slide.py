@@ -121,8 +121,8 @@ class Slide:
     def standardise(self, values: np.ndarray, genes: np.ndarray) -> np.ndarray:
         """Z-score dense `values` (n, len(genes)) of the genes at these columns by the slide's own moments, clipped."""
         std = self.std[genes]
-        scaled = (values - self.mean[genes]) / np.where(std > 0, std, 1)
-        scaled[:, std == 0] = 0
+        scaled = values - self.mean[genes]
+        scaled /= np.where(std > 0, std, np.inf)
         return np.minimum(scaled, CLIP, out=scaled)
 
     def project(self, weight: np.ndarray, scaling: str, genes: np.ndarray) -> np.ndarray:

@@ -46,8 +46,8 @@ def local_components(slides: list[Slide]) -> list[np.ndarray]:
     for slide in slides:
         sites = np.linspace(0, slide.n_sites - 1, max(1, round(share * slide.n_sites))).astype(np.int64)
         sample.append(slide.standardise(slide.expression[sites][:, genes].toarray(), genes))
-    # Seven power iterations: as good as an exact solver for domains, and three times as fast.
-    fitted = PCA(n_components, svd_solver="randomized", iterated_power=7, random_state=0).fit(np.concatenate(sample))
+    # Four power iterations: as good as an exact solver for domains, and several times as fast.
+    fitted = PCA(n_components, svd_solver="randomized", iterated_power=4, random_state=0).fit(np.concatenate(sample))
     return [_neighbour_means(slide) @ slide.project(fitted.components_.T, "zscore", genes) for slide in slides]
 
 
