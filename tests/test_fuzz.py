@@ -33,6 +33,12 @@ def drawn(examples: int, **strategies):
     return decorate
 
 
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    """Names drawn as paths, such as of checkpoints, are written here and not where pytest was started."""
+    monkeypatch.chdir(tmp_path)
+
+
 @cases(100, 4000)
 def test_slides(examples, trained):
     """Strange slides through the whole way from lattice to pictures."""
