@@ -31,11 +31,12 @@ from expression import CROP, MPP, MPP_2K, RUNS, read
 from scipy import sparse
 
 import stimg
+from stimg._tokens import match_slides, site_tokens
 from stimg.models import Model
 from stimg.nn import draw_hidden
 from stimg.pp._image_patch_dataset import ImageSlide
 from stimg.pp._spot_crops import read_crop, stain_inputs, z_scores
-from stimg.tl._infer import match_slides, run_windows, site_tokens
+from stimg.tl._infer import run_windows
 
 NAMED = ("A to C", "C to A", "C2-C4 to C5-C6", "MOB")
 IMAGES = ("", "RGB", "stain")

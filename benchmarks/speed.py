@@ -25,8 +25,9 @@ from lightning import Callback
 from torch.utils.data import DataLoader
 
 import stimg
+from stimg._tokens import match_slides, site_tokens
 from stimg._windows import crop, window_starts
-from stimg.tl._infer import VALUES_A_BATCH, match_slides, site_tokens, usual_stride
+from stimg.tl._infer import VALUES_A_BATCH, usual_stride
 from stimg.tl._slide_components import local_components
 
 REPEATS = 5

@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("split", choices=tuple(PARTS))
     parser.add_argument("--minutes", type=float, default=25)
     parser.add_argument("--config", default="tiny")
+    parser.add_argument("--size", type=int, default=16)
     parser.add_argument("--label-loss", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name")
@@ -62,7 +63,7 @@ def main() -> None:
     entries = read_slides(*PARTS[args.split])
     patches = stimg.pp.to_patches(
         [entry["adata"] for entry in entries],
-        size=16,
+        size=args.size,
         min_tissue=0.2,
         names=[entry["file"] for entry in entries],
         groups=[entry["tissue"] for entry in entries],
@@ -70,10 +71,12 @@ def main() -> None:
         label_key="domain" if args.label_loss else None,
     )
     print(patches, flush=True)
+    config = get_config(args.config)
+    batch_size = max(1, config.batch_size * 16**2 // args.size**2)  # as many sites a step, whatever the patch
     checkpoints = WEIGHTS / name
     model = stimg.tl.pretrain(
         patches,
-        replace(get_config(args.config), label_loss=args.label_loss),
+        replace(config, label_loss=args.label_loss, batch_size=batch_size),
         max_epochs=1000,
         max_time=timedelta(minutes=args.minutes),
         checkpoint_dir=checkpoints,

@@ -1,13 +1,16 @@
 """Alignment of H&E and expression, and what it is for."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 import stimg
 from stimg.models import AlignmentModel, ExpressionModel
-from stimg.nn import AlignConfig, AlignNetwork, ConvEncoder
+from stimg.nn import AlignConfig, AlignNetwork, Config, ConvEncoder
 from stimg.nn._align import contrastive_loss
+from stimg.pp._spot_crops import SpotCropDataset
 from stimg.tl._align_training import neighbours_of
 
 CONFIG = AlignConfig(dim=8, hidden=16, batch_size=12, chunk_size=4)
@@ -240,3 +243,90 @@ def test_a_spatial_embedding_in_place_of_genes(slides, slide, tmp_path):
     with pytest.raises(ValueError, match="use_rep"):
         stimg.tl.align(stimg.pp.to_image_patches(slides[0]), config, max_epochs=1, crop_size=64, device="cpu")
     del slides[0].obsm["X_stimg"]
+
+
+@pytest.fixture(scope="module")
+def spatial_model(slides):
+    made = [slide.copy() for slide in slides]
+    for slide in made:
+        stimg.pp.select_genes(slide, n_genes=12)
+    config = Config(dim=16, encoder_layers=1, heads=2, n_programs=4, batch_size=4)
+    patches = stimg.pp.to_patches(made, size=4)
+    return stimg.tl.pretrain(patches, config, max_epochs=1, max_steps=2, val_fraction=0, device="cpu")
+
+
+TUNED = AlignConfig(dim=8, hidden=16, batch_size=12, chunk_size=4, gene_encoder="tuned", dropout=0.0)
+
+
+def test_a_spatial_network_is_tuned(slides, slide, spatial_model, tmp_path):
+    patches = stimg.pp.to_image_patches(slides, spatial_model=spatial_model)
+    model = stimg.tl.align(patches, TUNED, max_epochs=3, crop_size=64, val_fraction=0, device="cpu")
+    assert model.config.spatial == spatial_model.config
+    start, tuned = spatial_model.network.state_dict(), model.network.spatial.state_dict()
+    moved = {name for name, value in tuned.items() if name in start and not torch.equal(value, start[name])}
+    assert "encoder.blocks.0.qkv.weight" in moved and "decoder.norm.weight" in moved
+    stimg.tl.embed_pairs(slide, model, spatial_model=spatial_model)
+    genes = slide.obsm["X_stimg_gene"]
+    np.testing.assert_allclose(np.linalg.norm(genes, axis=1), 1, rtol=1e-5)
+    still = stimg.tl.align(
+        patches, replace(TUNED, spatial_rate=0.0), max_epochs=3, crop_size=64, val_fraction=0, device="cpu"
+    )
+    for name, value in still.network.spatial.named_parameters():
+        assert not value.numel() or torch.equal(value, start[name]), name
+    model.save(tmp_path / "model.safetensors")
+    loaded = AlignmentModel.load(tmp_path / "model.safetensors")
+    stimg.tl.embed_pairs(slide, loaded, spatial_model=spatial_model)
+    np.testing.assert_array_equal(slide.obsm["X_stimg_gene"], genes)
+
+
+def test_states_in_the_middle_are_those_of_the_slide(slides, spatial_model):
+    patches = stimg.pp.to_image_patches(slides[0], spatial_model=spatial_model)
+    seen = patches.slides[0].surroundings
+    network = AlignNetwork(replace(TUNED, spatial=spatial_model.config), 12)
+    network.spatial.load_state_dict(spatial_model.network.without_genes().state_dict())
+    network.eval()
+    size = spatial_model.card["size"]
+    inside = slides[0].obsm["lattice"][patches.slides[0].obs_index]
+    spot = int(np.flatnonzero((inside == 2).all(1))[0])  # its window begins at the slide's first site
+    sites = seen.windows[spot]
+    assert (sites >= 0).all() and sites[(size // 2) * (size + 1)] == spot
+    window = [
+        torch.from_numpy(part)[None] for part in (seen.tokens[sites], seen.positions[sites], np.ones(size**2, bool))
+    ]
+    with torch.no_grad():
+        found = network.read_surroundings(*window)
+        states = spatial_model.network.encode(*window)
+        expected = spatial_model.network.decode(states, window[1], window[2], window[2])
+    torch.testing.assert_close(found[0], expected[0, (size // 2) * (size + 1)])
+
+
+def test_chunks_do_not_change_what_is_tuned(slides, spatial_model):
+    patches = stimg.pp.to_image_patches(slides[0], spatial_model=spatial_model)
+    spots = SpotCropDataset(patches, 64, np.arange(10), crops=False, augment=False, gene_encoder="tuned")
+    batch = [torch.stack([spots[i][key] for i in range(10)]) for key in ("tokens", "positions", "present")]
+    gradients = []
+    for chunk_size in (3, 64):
+        torch.manual_seed(0)
+        network = AlignNetwork(replace(TUNED, spatial=spatial_model.config, chunk_size=chunk_size), 12).train()
+        network.encode_genes(network.read_surroundings(*batch)).sum().backward()
+        gradients.append(network.spatial.encoder.blocks[0].qkv.weight.grad)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
+
+
+def test_bad_input_to_a_tuned_network(slides, slide, patches, spatial_model):
+    with pytest.raises(ValueError, match="spatial_model"):
+        stimg.tl.align(patches, TUNED, max_epochs=1, crop_size=64, device="cpu")
+    bare = slides[0].copy()
+    del bare.obsm["lattice"]
+    with pytest.raises(KeyError, match="to_lattice"):
+        stimg.pp.to_image_patches(bare, spatial_model=spatial_model)
+    with pytest.raises(TypeError, match="spatial_model"):
+        stimg.pp.to_image_patches(slides[0], spatial_model=3)
+    seen = stimg.pp.to_image_patches(slides[0], spatial_model=spatial_model)
+    model = stimg.tl.align(seen, TUNED, max_steps=1, crop_size=64, device="cpu")
+    before = set(slide.obsm)
+    with pytest.raises(ValueError, match="that was tuned"):
+        stimg.tl.embed_pairs(slide, model, spatial_model="stimg-tiny")
+    assert set(slide.obsm) == before
+    with pytest.raises(ValueError, match="signature"):
+        model.encode_signature([slide.var_names[0]])

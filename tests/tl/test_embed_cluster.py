@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import stimg
+from stimg import _tokens
 from stimg.tl import _infer
 
 
@@ -57,8 +58,8 @@ def test_a_client_is_one(slides, trained):
 
 def test_light_network_gives_the_same_states(make_slide, trained):
     slide = make_slide()
-    matched, _ = _infer.match_slides(slide, trained, layer=None, scale=None, lattice_key="lattice")
-    tokens = _infer.site_tokens(trained, *matched[0])
+    matched, _ = _tokens.match_slides(slide, trained, layer=None, scale=None, lattice_key="lattice")
+    tokens = _tokens.site_tokens(trained, *matched[0])
     assert sum(p.numel() for p in trained.network.without_genes().parameters()) < sum(
         p.numel() for p in trained.network.parameters()
     )

@@ -74,9 +74,9 @@ class AlignmentModel(ImageModel):
         KeyError
             None of the genes is among the model's.
         ValueError
-            The model reads an embedding in place of genes.
+            The model reads a spatial embedding in place of genes.
         """
-        if self.config.gene_encoder == "embedding":
+        if self.config.gene_encoder in ("embedding", "tuned"):
             msg = "This model reads a spatial embedding and no genes, so that it has no place for a signature."
             raise ValueError(msg)
         values = dict.fromkeys(signature, 2.0) if not hasattr(signature, "items") else dict(signature.items())

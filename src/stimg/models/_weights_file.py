@@ -70,9 +70,9 @@ def read_content(path: str | Path, kind: str) -> dict[str, Any]:
         content = _parse_metadata(path, file.metadata() or {})
         n_tensors = len(file.keys())
     config = content["config"]
-    if isinstance(config, dict) and any(
-        isinstance(value, int) and value > n_tensors for name, value in config.items() if name.endswith("layers")
-    ):
+    nested = config.get("spatial") if isinstance(config, dict) else None
+    numbers = [pair for one in (config, nested) if isinstance(one, dict) for pair in one.items()]
+    if any(isinstance(value, int) and value > n_tensors for name, value in numbers if name.endswith("layers")):
         msg = f"The configuration of {str(path)!r} names more layers than there are tensors. The file is damaged."
         raise ValueError(msg)
     found = content.get("kind", "patches")

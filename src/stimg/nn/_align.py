@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from stimg.nn._config import Config
 from stimg.nn._stain import StainStatistics
+from stimg.nn._vit import GeneMAE
 
-GeneEncoder = Literal["linear", "mlp", "embedding"]
+GeneEncoder = Literal["linear", "mlp", "embedding", "tuned"]
 N_LOOKS = 2 * StainStatistics.channels
 SMALLEST_TEMPERATURE = 0.01
 
@@ -30,9 +32,14 @@ class AlignConfig:
         Width of the hidden layers.
     gene_encoder
         `"linear"`, as STimage-1K4M's code has it, or `"mlp"` with one hidden layer. Or `"embedding"`: one hidden layer
-        on a spatial embedding, such as :func:`stimg.tl.embed` writes, which stays as it is.
+        on a spatial embedding, such as :func:`stimg.tl.embed` writes, which stays as it is. Or `"tuned"`: on the
+        states of a pretrained spatial network, which is trained as well (its tables of genes stay as they are).
     embedding_dim
         Width of that embedding.
+    spatial
+        Sizes of the network that is tuned; :func:`stimg.tl.align` takes them from the model in the patches.
+    spatial_rate
+        Learning rate of the network that is tuned, over that of the heads.
     temperature
         The one training starts from; it is learned.
     neighbour_pitches
@@ -54,6 +61,8 @@ class AlignConfig:
     hidden: int = 256
     gene_encoder: GeneEncoder = "mlp"
     embedding_dim: int = 128
+    spatial: Config | None = None
+    spatial_rate: float = 0.1
     temperature: float = 0.07
     neighbour_pitches: float = 1.6
     dropout: float = 0.3
@@ -65,8 +74,8 @@ class AlignConfig:
     chunk_size: int = 64
 
     def __post_init__(self) -> None:
-        if self.gene_encoder not in ("linear", "mlp", "embedding"):
-            msg = f"Expected `gene_encoder` to be 'linear', 'mlp' or 'embedding', found {self.gene_encoder!r}."
+        if self.gene_encoder not in get_args(GeneEncoder):
+            msg = f"Expected `gene_encoder` to be one of {get_args(GeneEncoder)}, found {self.gene_encoder!r}."
             raise ValueError(msg)
         if not self.temperature >= SMALLEST_TEMPERATURE:
             msg = f"Expected `temperature` of at least {SMALLEST_TEMPERATURE}, found {self.temperature}."
@@ -89,7 +98,8 @@ class AlignConfig:
         if unknown := set(values) - known:
             msg = f"Unknown configuration fields {sorted(unknown)}; known are {sorted(known)}."
             raise ValueError(msg)
-        return cls(**values)
+        spatial = values.get("spatial")
+        return cls(**{**values, "spatial": None if spatial is None else Config.from_dict(spatial)})
 
 
 class AlignNetwork(nn.Module):
@@ -117,8 +127,15 @@ class AlignNetwork(nn.Module):
         channels: Any = () if encoder is None else encoder.channels
         self.image_norm = nn.LayerNorm(sum(channels)) if encoder is not None else None
         self.image_head = head(sum(channels) + N_LOOKS, config)
+        self.spatial: GeneMAE | None = None
+        if config.gene_encoder == "tuned" and config.spatial is not None:
+            self.spatial = GeneMAE(config.spatial, 0)
+            for name, parameter in self.spatial.named_parameters():  # tokens are made before
+                parameter.requires_grad_(not name.startswith(("gene_", "value_")))
         if config.gene_encoder == "linear":
             self.gene_head: nn.Module = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(2 * n_genes, config.dim))
+        elif self.spatial is not None:
+            self.gene_head = head(self.spatial.config.dim, config)
         else:
             self.gene_head = head(config.embedding_dim if config.gene_encoder == "embedding" else 2 * n_genes, config)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
@@ -149,7 +166,7 @@ class AlignNetwork(nn.Module):
         return F.normalize(self.image_head(torch.cat([self.image_norm(torch.cat(parts)), looks], 1)), dim=1)
 
     def encode_genes(self, values: Tensor) -> Tensor:
-        """Embed expression of spots and of their neighbours (n, 2 * n_genes), or spatial embeddings (n, embedding_dim).
+        """Embed expression of spots and of their neighbours (n, 2 * n_genes), or spatial embeddings or states (n, d).
 
         Returns
         -------
@@ -158,10 +175,37 @@ class AlignNetwork(nn.Module):
         """
         return F.normalize(self.gene_head(values), dim=1)
 
+    def read_surroundings(self, tokens: Tensor, positions: Tensor, present: Tensor) -> Tensor:
+        """States (n, d) that the spatial network gives the spots in the middle of windows.
+
+        Parameters
+        ----------
+        tokens
+            float32 (n, size * size, d).
+        positions
+            float32 (n, size * size, 2), in units of the pitch.
+        present
+            bool (n, size * size): sites that are occupied; the middle one is.
+        """
+        parts = []
+        for chunk in zip(*(part.split(self.config.chunk_size) for part in (tokens, positions, present)), strict=True):
+            if self.training and len(tokens) > self.config.chunk_size:
+                parts.append(checkpoint(self._middle_states, *chunk, use_reentrant=False))
+            else:
+                parts.append(self._middle_states(*chunk))
+        return torch.cat(parts)
+
     @property
     def scale(self) -> Tensor:
         """One over the temperature, at most 100."""
         return self.log_scale.clamp(max=-math.log(SMALLEST_TEMPERATURE)).exp()
+
+    def _middle_states(self, tokens: Tensor, positions: Tensor, present: Tensor) -> Tensor:
+        network: Any = self.spatial
+        positions = positions - positions.masked_fill(~present[..., None], torch.inf).amin(1, keepdim=True)
+        states = network.decode(network.encode(tokens, positions, present), positions, present, present)
+        size = math.isqrt(tokens.shape[1])
+        return states[:, (size // 2) * (size + 1)]
 
     def _pooled(self, images: Tensor) -> Tensor:
         encoder: Any = self.encoder

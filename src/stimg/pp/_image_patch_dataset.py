@@ -16,6 +16,9 @@ from stimg._stain_statistics import slide_statistics
 if TYPE_CHECKING:
     from scipy import sparse
 
+    from stimg.models import Model
+    from stimg.pp._surroundings import Surroundings
+
 
 @dataclass(frozen=True)
 class ImageSlide:
@@ -41,6 +44,8 @@ class ImageSlide:
         Row of each spot in the table it came from, int64 (n_spots,).
     embedding
         An embedding of the spots, float32 (n_spots, d), or `None`.
+    surroundings
+        What a spatial network sees around the spots, or `None`.
     """
 
     name: str
@@ -52,6 +57,7 @@ class ImageSlide:
     targets: np.ndarray
     obs_index: np.ndarray
     embedding: np.ndarray | None = None
+    surroundings: Surroundings | None = None
 
 
 class ImagePatchDataset(Dataset[dict[str, Any]]):
@@ -71,6 +77,8 @@ class ImagePatchDataset(Dataset[dict[str, Any]]):
         Side of a crop in pixels.
     windows
         int64 (n, 3): slide, top and left of each crop in pixels at `mpp`, before jitter.
+    spatial_model
+        The model whose tokens the slides' surroundings hold, or `None`.
     """
 
     def __init__(
@@ -85,8 +93,10 @@ class ImagePatchDataset(Dataset[dict[str, Any]]):
         augment: bool,
         target_sum: float,
         seed: int,
+        spatial_model: Model | None = None,
     ) -> None:
         self.slides = slides
+        self.spatial_model = spatial_model
         self.genes = genes
         self.mpp = mpp
         self.size = size

@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 from torch.utils.data import Dataset
 
 from stimg._image import normalise_stain
-from stimg.nn._align import N_LOOKS
+from stimg.nn._align import N_LOOKS, GeneEncoder
 from stimg.nn._stain import MAP_STRIDE, StainStatistics
 
 if TYPE_CHECKING:
@@ -38,9 +38,10 @@ class SpotCropDataset(Dataset[dict[str, Any]]):
     crops
         Give the crops themselves as well, for an encoder.
     augment
-        Flip and turn crops.
-    embedding
-        Give the slides' embeddings in place of the expression of genes.
+        Flip and turn crops, and flip surroundings.
+    gene_encoder
+        What reads expression, as of `stimg.nn.AlignConfig`: genes, the slides' embeddings, or (`"tuned"`) the tokens of
+        the surroundings.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class SpotCropDataset(Dataset[dict[str, Any]]):
         *,
         crops: bool,
         augment: bool,
-        embedding: bool = False,
+        gene_encoder: GeneEncoder = "mlp",
     ) -> None:
         self.patches = patches
         self.size = size
@@ -61,11 +62,11 @@ class SpotCropDataset(Dataset[dict[str, Any]]):
         options: dict[str, Any] = {"size": size, "mpp": patches.mpp, "stain_normalise": patches.stain_normalise}
         self.slide = np.repeat(np.arange(len(slides)), [len(one.centres) for one in slides])[chosen]
         self.spot = np.concatenate([np.arange(len(one.centres)) for one in slides])[chosen]
-        values = [
-            gene_inputs(one.targets, one.centres) if not embedding or one.embedding is None else z_scores(one.embedding)
-            for one in slides
-        ]
-        self.values = np.concatenate(values)[chosen]
+        self.values = None
+        if gene_encoder == "embedding":
+            self.values = np.concatenate([z_scores(np.asarray(one.embedding)) for one in slides])[chosen]
+        elif gene_encoder != "tuned":
+            self.values = np.concatenate([gene_inputs(one.targets, one.centres) for one in slides])[chosen]
         self.looks = np.concatenate([stain_inputs(one.image, one.centres, **options) for one in slides])[chosen]
 
     def __len__(self) -> int:
@@ -83,24 +84,32 @@ class SpotCropDataset(Dataset[dict[str, Any]]):
         -------
         dict
             `look` float32 (n,), from `stain_inputs`; `values` float32 (2 * n_genes,), from `gene_inputs`, or the
-            embedding as z-scores; `slide` int64
-            (); `centre` float32 (2,), in micrometres; with crops `image` uint8 (3, size, size).
+            embedding as z-scores, or in their place `tokens` float32 (m, d), `positions` float32 (m, 2) in pitches and
+            `present` bool (m,) of the m sites around; `slide` int64 (); `centre` float32 (2,), in micrometres; with
+            crops `image` uint8 (3, size, size).
         """
         visit, index = index if isinstance(index, tuple) else (0, index)
+        rng = np.random.default_rng([self.patches.seed, visit, index])
         k, spot = int(self.slide[index]), int(self.spot[index])
         slide = self.patches.slides[k]
         item = {
             "look": torch.from_numpy(self.looks[index]),
-            "values": torch.from_numpy(self.values[index]),
             "slide": torch.tensor(k),
             "centre": torch.from_numpy(slide.centres[spot].astype(np.float32)),
         }
+        if self.values is not None:
+            item["values"] = torch.from_numpy(self.values[index])
+        elif slide.surroundings is not None:
+            sites = slide.surroundings.windows[spot]
+            flip = rng.choice([-1, 1], 2) if self.augment else np.ones(2)
+            item["tokens"] = torch.from_numpy(slide.surroundings.tokens[sites])
+            item["positions"] = torch.from_numpy(slide.surroundings.positions[sites] * flip.astype(np.float32))
+            item["present"] = torch.from_numpy(sites >= 0)
         if self.crops:
             image = read_crop(
                 slide.image, slide.centres[spot], self.size, self.patches.mpp, self.patches.stain_normalise
             )
             if self.augment:
-                rng = np.random.default_rng([self.patches.seed, visit, index])
                 image = image[:, ::-1] if rng.integers(2) else image
                 image = np.rot90(image, int(rng.integers(4)))
             item["image"] = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,10 +13,12 @@ from scipy.stats import rankdata
 from stimg import _keys
 from stimg._resolve import resolve_table
 from stimg._slide import log_normalise, moments
+from stimg._tokens import get_model
 from stimg._validators import (
     check_choice,
     check_embedding,
     check_expression,
+    check_obsm,
     check_positive,
     check_positive_int,
     check_var_unique,
@@ -25,10 +28,12 @@ from stimg._validators import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from anndata import AnnData
     from spatialdata import SpatialData
 
+    from stimg.models import Model
     from stimg.pp._image_patch_dataset import ImagePatchDataset, ImageSlide
     from stimg.pp._image_slide import ImagePlace
 
@@ -55,6 +60,8 @@ def to_image_patches(
     names: Sequence[str] | None = None,
     layer: str | None = None,
     use_rep: str | None = None,
+    spatial_model: Model | str | Path | None = None,
+    lattice_key: str = _keys.LATTICE,
     spatial_key: str = _keys.SPATIAL,
     library_id: str | None = None,
     image_key: str | None = None,
@@ -105,6 +112,11 @@ def to_image_patches(
         Layer with raw counts; `.X` by default.
     use_rep
         Embedding in `.obsm` of every slide, such as `"X_stimg"`, for `stimg.nn.AlignConfig(gene_encoder="embedding")`.
+    spatial_model
+        A model of :func:`stimg.tl.pretrain`, its name or path, to be tuned by :func:`stimg.tl.align` with
+        `stimg.nn.AlignConfig(gene_encoder="tuned")`: the surroundings of every spot are kept for it.
+    lattice_key
+        Key written by :func:`stimg.pp.to_lattice`, for `spatial_model`.
     spatial_key, library_id, image_key, table_key
         Where coordinates, images and the table of a `SpatialData` are.
     rng
@@ -118,7 +130,7 @@ def to_image_patches(
     Raises
     ------
     KeyError
-        Coordinates, image, scale factor or genes are missing.
+        Coordinates, image, scale factor, genes or lattice are missing.
     ValueError
         Bad numbers; expression that is no raw counts; resolution or diameter unknown; an image too coarse for `mpp`, or
         whose tissue is not where the spots are; no spot whole inside any crop.
@@ -133,6 +145,7 @@ def to_image_patches(
     """
     from stimg.pp._image_patch_dataset import ImagePatchDataset
     from stimg.pp._image_slide import read_image_slide
+    from stimg.pp._surroundings import read_surroundings
 
     check_positive_int("size", size)
     check_positive_int("n_genes", n_genes)
@@ -152,6 +165,9 @@ def to_image_patches(
         check_var_unique(table)
         if use_rep is not None:
             check_embedding(table, use_rep)
+        if spatial_model is not None:
+            check_obsm(table, lattice_key, advice="Run `stimg.pp.to_lattice(adata)` first.")
+    network = None if spatial_model is None else get_model(spatial_model, argument="spatial_model")
     counts = [
         check_expression(get_layer(table, layer), "counts", name=f"layers[{layer!r}]" if layer else "X")
         for table in tables
@@ -182,6 +198,12 @@ def to_image_patches(
         )
         for slide, table, matrix, mine, source, name in zip(given, tables, counts, own, sources, named, strict=True)
     ]
+    if network is not None:
+        options: dict[str, Any] = {"layer": layer, "lattice_key": lattice_key}
+        read = [
+            replace(slide, surroundings=read_surroundings(table, network, slide.obs_index, **options))
+            for slide, table in zip(read, tables, strict=True)
+        ]
     largest = max(slide.diameter_um for slide in read) / mpp
     if largest >= size:
         msg = f"Expected crops larger than a spot, found `size`={size} pixels and spots of {largest:.0f}. Raise `size`."
@@ -196,6 +218,7 @@ def to_image_patches(
         augment=augment,
         target_sum=TARGET_SUM,
         seed=int(np.random.default_rng(rng).integers(2**31)),
+        spatial_model=network,
     )
     if not len(dataset):
         msg = f"No spot lies wholly inside any crop of {size} pixels at {mpp:g} um. Raise `size`."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,6 +130,15 @@ def align(
             f"`gene_encoder='embedding'`, found {sorted(widths)}. Pass `use_rep` to `stimg.pp.to_image_patches`."
         )
         raise ValueError(msg)
+    base = patches.spatial_model
+    if config.gene_encoder == "tuned":
+        if base is None:
+            msg = (
+                "Expected `patches` with a spatial model for `gene_encoder='tuned'`, found none. Pass `spatial_model` "
+                "to `stimg.pp.to_image_patches`."
+            )
+            raise ValueError(msg)
+        config = replace(config, spatial=base.config)
     held = np.concatenate(hold_out(patches, val_fraction, seed))
     if (~held).sum() < 2:
         msg = f"Expected at least two spots to train on, found {(~held).sum()}."
@@ -144,7 +154,9 @@ def align(
         torch.manual_seed(seed)
         chosen = None if encoder is None else get_encoder(encoder, tuned=tune_encoder)
         network = AlignNetwork(config, len(patches.genes), chosen)
-        options = {"crops": encoder is not None, "embedding": config.gene_encoder == "embedding"}
+        if network.spatial is not None and base is not None:
+            network.spatial.load_state_dict(base.network.without_genes().state_dict())
+        options: dict[str, Any] = {"crops": encoder is not None, "gene_encoder": config.gene_encoder}
         spots = SpotCropDataset(patches, crop_size, np.flatnonzero(~held), augment=True, **options)
         size = min(config.batch_size, len(spots))
         loader = DataLoader(
@@ -173,6 +185,8 @@ def align(
         "size": int(crop_size),
         "diameter_um": float(np.median([slide.diameter_um for slide in patches.slides])),
         "stain_normalise": bool(patches.stain_normalise),
+        "spatial_model": "" if base is None else base.card["name"],
+        "spatial_sha256": "" if base is None else base.sha256,
         "slides": [slide.name for slide in patches.slides],
         "n_spots": len(held),
         "target_sum": float(patches.target_sum),

@@ -38,6 +38,10 @@ class AlignModule(TrainingModule):
         self.register_buffer("reach", torch.tensor(reach, dtype=torch.float32), persistent=False)
         self.reach: Tensor
 
+    def relative_rate(self, name: str) -> float:
+        """Learning rate of a parameter over that of the recipe: what is pretrained moves slowly."""
+        return self.recipe.spatial_rate if name.startswith("network.spatial.") else 1.0
+
     def loss(self, batch: dict[str, Tensor], seed: int) -> Tensor:
         """Loss of one batch; colours of training batches change at random."""
         images = None
@@ -46,7 +50,11 @@ class AlignModule(TrainingModule):
             if self.training:
                 images = jitter_colours(images, self.recipe.colour_jitter, torch.Generator().manual_seed(seed))
         found = self.network.encode_images(batch["look"], images)
-        genes = self.network.encode_genes(batch["values"])
+        if "tokens" in batch:
+            read = self.network.read_surroundings(batch["tokens"], batch["positions"], batch["present"])
+        else:
+            read = batch["values"]
+        genes = self.network.encode_genes(read)
         slide, centre = batch["slide"], batch["centre"]
         if self.training and self.trainer.world_size > 1:
             found, genes, slide, centre = (self._of_all(part) for part in (found, genes, slide, centre))

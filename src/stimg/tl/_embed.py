@@ -118,7 +118,8 @@ def embed(
     UserWarning
         The slide shares with the model under 80 % of the number of genes that its training slides had.
     """
-    from stimg.tl._infer import get_device, get_model
+    from stimg._tokens import get_model
+    from stimg.tl._infer import get_device
 
     check_choice("readout", readout, ("encoder", "decoder"))
     for name, value in (("stride", stride), ("batch_size", batch_size)):
@@ -170,7 +171,8 @@ def _embed_table(
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """Return a table's embedding (n_obs, d), the same joined with its own components, and what to record."""
     from stimg import __version__
-    from stimg.tl._infer import match_slides, run_windows, site_tokens
+    from stimg._tokens import match_slides, site_tokens
+    from stimg.tl._infer import run_windows
     from stimg.tl._slide_components import join, local_components
 
     matched, record = match_slides(table, model, layer=layer, scale=scale, lattice_key=lattice_key)

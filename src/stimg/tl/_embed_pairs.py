@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
-    from stimg.models import AlignmentModel
+    from stimg.models import AlignmentModel, Model
 
 logger = logging.getLogger("stimg")
 
@@ -40,6 +41,8 @@ def embed_pairs(
     image_mpp: float | None = None,
     device: str = "auto",
     use_rep: str = _keys.EMBEDDING,
+    spatial_model: Model | str | Path | None = None,
+    lattice_key: str = _keys.LATTICE,
     image_key_added: str = _keys.IMAGE_EMBEDDING,
     gene_key_added: str = _keys.GENE_EMBEDDING,
     spatial_key: str = _keys.SPATIAL,
@@ -68,6 +71,9 @@ def embed_pairs(
         `"auto"`, `"cpu"`, `"cuda"` or `"mps"`.
     use_rep
         Spatial embedding in `.obsm`, for a model trained with `gene_encoder="embedding"`.
+    spatial_model, lattice_key
+        For a model trained with `gene_encoder="tuned"`: the spatial model that it started from, by default the one of
+        that name, and the key written by :func:`stimg.pp.to_lattice`.
     image_key_added, gene_key_added
         Keys of the embeddings in `.obsm`.
     spatial_key, library_id, image_key, table_key
@@ -86,9 +92,10 @@ def embed_pairs(
     Raises
     ------
     KeyError
-        Coordinates, image or layer are missing.
+        Coordinates, image, layer or lattice are missing.
     ValueError
-        No raw counts, no gene of the model in the slide, or image and spots that do not fit each other.
+        No raw counts, no gene of the model in the slide, another spatial model than the one that was tuned, or image
+        and spots that do not fit each other.
     """
     import torch
     from tqdm.auto import tqdm
@@ -124,6 +131,8 @@ def embed_pairs(
                 f"found {embedding.shape[1]}. Embed with the weights it was trained with."
             )
             raise ValueError(msg)
+    elif model.config.gene_encoder == "tuned":
+        embedding = _tuned_states(table, model, spatial_model, layer, lattice_key, device)
     mpp, size = float(model.card["mpp"]), int(model.card["size"])
     place = read_image_slide(
         adata,
@@ -139,7 +148,10 @@ def embed_pairs(
     )
     targets = np.full((table.n_obs, len(model.genes)), np.nan, dtype=np.float32)
     targets[:, known] = log_normalise(counts, float(model.card["target_sum"]))[:, columns[known]].toarray()
-    values = torch.from_numpy(gene_inputs(targets, place.centres) if embedding is None else z_scores(embedding))
+    if embedding is None:
+        values = torch.from_numpy(gene_inputs(targets, place.centres))
+    else:
+        values = torch.from_numpy(embedding if model.config.gene_encoder == "tuned" else z_scores(embedding))
     normalise = bool(model.card["stain_normalise"])
     looks = torch.from_numpy(stain_inputs(place.image, place.centres, size=size, mpp=mpp, stain_normalise=normalise))
     network = model.network.to(device).eval()
@@ -173,3 +185,28 @@ def embed_pairs(
     write_uns(table, _keys.STEP_ALIGN, record)
     logger.info("Added .obsm[%r] and .obsm[%r]: %d spots.", image_key_added, gene_key_added, table.n_obs)
     return result
+
+
+def _tuned_states(
+    table: AnnData, model: AlignmentModel, base: Model | str | Path | None, layer: str | None, key: str, device: str
+) -> np.ndarray:
+    """States float32 (n_obs, d) of the tuned spatial network; tokens are those of the model that it started from."""
+    from stimg._tokens import get_model, match_slides, site_tokens
+    from stimg.tl._infer import run_windows
+
+    name, digest = model.card["spatial_model"], model.card["spatial_sha256"]
+    base = get_model(name if base is None else base, argument="spatial_model")
+    if (base.card["name"], base.sha256) != (name, digest):
+        msg = (
+            f"Expected as `spatial_model` the one that was tuned, {name!r} (sha256 {digest[:12] or 'never saved'}), "
+            f"found {base.card['name']!r} ({base.sha256[:12] or 'never saved'}). Pass the model or its file."
+        )
+        raise ValueError(msg)
+    network: Any = model.network.spatial
+    tuned = replace(base, network=network)
+    states = np.empty((table.n_obs, base.config.dim), dtype=np.float32)
+    for slide, vocabulary in match_slides(table, base, layer=layer, scale="counts", lattice_key=key)[0]:
+        tokens = site_tokens(base, slide, vocabulary)
+        found = run_windows(tuned, slide, tokens, readout="decoder", symmetric=False, device=device)
+        states[slide.obs_index] = found[slide.obs_site]
+    return states

@@ -1,51 +1,26 @@
-"""Apply a trained network to whole slides: match genes, make tokens, run overlapping windows, average."""
+"""Apply a trained network to whole slides: run overlapping windows over tokens, and average."""
 
 from __future__ import annotations
 
-import logging
 from collections import deque
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from stimg import _keys
-from stimg._orthologs import vocabulary_rows
-from stimg._rows import read_rows
-from stimg._slide import read_slides
-from stimg._validators import check_choice, check_obsm, check_var_unique, get_layer, warn
+from stimg._validators import check_choice
 from stimg._windows import crop, window_starts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     import torch
-    from anndata import AnnData
     from distributed import Client
 
     from stimg._slide import Slide
     from stimg.models import Model
 
-logger = logging.getLogger("stimg")
-
 Readout = Literal["encoder", "decoder"]
-LOW_OVERLAP = 0.8
 VALUES_A_BATCH = 2**20
-
-
-def get_model(model: Model | str | Path, *, argument: str = "model") -> Model:
-    """Pass a model through, or load it by name, path or address."""
-    from stimg.models import Model, load
-
-    if isinstance(model, Model):
-        return model
-    if isinstance(model, str | Path):
-        return load(model)
-    msg = (
-        f"Expected `{argument}` to be a `stimg.models.Model`, a name of `stimg.models.available()` or a path, found "
-        f"{type(model).__name__}."
-    )
-    raise TypeError(msg)
 
 
 def get_device(device: str) -> str:
@@ -61,73 +36,6 @@ def get_device(device: str) -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def match_slides(
-    table: AnnData, model: Model, *, layer: str | None, scale: str | None, lattice_key: str
-) -> tuple[list[tuple[Slide, np.ndarray]], dict[str, Any]]:
-    """Check a table and read its slides.
-
-    Returns
-    -------
-    tuple
-        Slides, each with the vocabulary rows int64 (n_genes,) of its genes, -1 for those that the model does not know,
-        and what to record of it in `.uns`.
-    """
-    check_obsm(table, lattice_key, advice="Run `stimg.pp.to_lattice(adata)` first.")
-    check_var_unique(table)
-    recorded = table.uns.get(_keys.UNS, {}).get(_keys.STEP_GENES, {})
-    if scale is None:
-        scale, layer = recorded.get("scale", "counts"), layer or recorded.get("layer") or None
-    check_choice("scale", scale, ("counts", "log"))
-    names = table.var_names.to_numpy().astype(str)
-    rows = vocabulary_rows(names, model.genes)
-    columns = np.flatnonzero(rows >= 0)
-    usual = int(model.card.get("genes_per_slide", len(model.genes)))
-    share = min(len(columns) / usual, 1.0)
-    if not len(columns):
-        msg = (
-            f"No gene of `adata.var_names` ({', '.join(names[:3])}, ...) is among the {len(model.genes):,} genes of "
-            f"the model ({', '.join(model.genes[:3])}, ...). Check species and gene identifiers."
-        )
-        raise ValueError(msg)
-    values = get_layer(table, layer)
-    if share < LOW_OVERLAP:
-        warn(
-            f"Only {len(columns):,} of the model's {len(model.genes):,} genes are in `adata.var_names`, {share:.0%} of "
-            f"the {usual:,} that its training slides had; the embedding will be less accurate."
-        )
-    slides = read_slides(
-        table,
-        read_rows(values, scale, name=f"layers[{layer!r}]" if layer else "X"),
-        np.arange(table.n_vars),
-        scale=scale,
-        target_sum=model.card["target_sum"],
-        lattice_key=lattice_key,
-    )
-    return [(slide, rows) for slide in slides], {
-        "scale": scale,
-        "layer": layer or "",
-        "n_genes_shared": len(columns),
-        "gene_share": share,
-    }
-
-
-def site_tokens(model: Model, slide: Slide, vocabulary: np.ndarray) -> np.ndarray:
-    """Tokens float32 (n_sites, d) of a whole slide, from the genes that the model knows: one sparse product.
-
-    Of more genes than training slides had, those with the highest variance on the slide are shown, as in training.
-    """
-    import torch
-
-    usual = int(model.card.get("genes_per_slide", len(model.genes)))
-    known = np.flatnonzero(vocabulary >= 0)
-    shown = np.sort(known[np.argsort(-slide.std[known], kind="stable")[:usual]])
-    with torch.inference_mode():
-        weight, offset = (part[vocabulary[shown]].numpy() for part in model.network.input_layer())
-        used = slide.std[shown] > 0 if model.config.scaling == "zscore" else np.ones(len(shown), dtype=bool)
-        scale = model.network.token_scale(torch.tensor(float(used.sum()))).item()
-    return (slide.project(weight, model.config.scaling, shown) + offset[used].sum(0)) * np.float32(scale)
 
 
 def run_windows(

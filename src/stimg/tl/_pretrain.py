@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stimg._orthologs import vocabulary_rows
+from stimg._tokens import get_model
 from stimg._validators import check_choice, check_made_by, check_training, checked
-from stimg.tl._infer import get_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

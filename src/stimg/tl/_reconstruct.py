@@ -76,7 +76,8 @@ def reconstruct(
         `hidden` is no bool array of length n_obs or hides a whole slide; no gene in common with the model.
     """
     from stimg import __version__
-    from stimg.tl._infer import get_device, get_model, match_slides, run_windows, site_tokens
+    from stimg._tokens import get_model, match_slides, site_tokens
+    from stimg.tl._infer import get_device, run_windows
 
     device = get_device(device)
     table = resolve_table(adata, table_key, copy=copy)

@@ -102,6 +102,10 @@ class TrainingModule(L.LightningModule, ABC):
     def loss(self, batch: dict[str, Tensor], seed: int) -> Tensor:
         """Loss of one batch; what is drawn at random depends on the seed alone."""
 
+    def relative_rate(self, name: str) -> float:
+        """Learning rate of a parameter over that of the recipe."""
+        return 1.0
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Loss of one batch; what is drawn depends on the seed, the step and the process alone."""
         loss = self.loss(batch, self.seed * 1_000_003 + self.global_step + self.global_rank * 1_000_000_007)
@@ -123,11 +127,16 @@ class TrainingModule(L.LightningModule, ABC):
     def configure_optimizers(self) -> Any:
         """AdamW, without decay of vectors."""
         self.total_steps = int(self.trainer.estimated_stepping_batches)
-        matrices = [p for p in self.parameters() if p.ndim > 1]
-        vectors = [p for p in self.parameters() if p.ndim == 1]
+        groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            groups.setdefault((parameter.ndim > 1, self.relative_rate(name)), []).append(parameter)
+        rate, decay = self.recipe.learning_rate, self.recipe.weight_decay
         optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": self.recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-            lr=self.recipe.learning_rate,
+            [
+                {"params": found, "weight_decay": decay if matrices else 0.0, "lr": rate * relative}
+                for (matrices, relative), found in groups.items()
+            ],
+            lr=rate,
             betas=(0.9, 0.95),
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
