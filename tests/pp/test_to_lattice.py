@@ -451,6 +451,22 @@ def test_spatialdata_centroids(spatial_data, with_array):
         np.testing.assert_array_equal(array_back(table.obsm["lattice"], info), array)
 
 
+def test_bins_lie_as_spatialdata_draws_them():
+    spatialdata = pytest.importorskip("spatialdata")
+    geopandas, shapely = pytest.importorskip("geopandas"), pytest.importorskip("shapely")
+    slide = stimg.datasets.synthetic("visium_hd", n_obs=150, n_genes=10, seed=0)
+    squares = [shapely.box(x - 4, y - 4, x + 4, y + 4) for x, y in slide.obsm.pop("spatial")]
+    slide.obs["region"], slide.obs["bin"] = pd.Categorical(["bins"] * 150), np.arange(150)
+    slide.obs["number"] = np.arange(1.0, 151.0)
+    table = spatialdata.models.TableModel.parse(slide, region="bins", region_key="region", instance_key="bin")
+    bins = spatialdata.models.ShapesModel.parse(geopandas.GeoDataFrame(geometry=squares))
+    sdata = spatialdata.SpatialData(shapes={"bins": bins}, tables={"square_008um": table})
+    stimg.pp.to_lattice(sdata, table_key="square_008um")
+    image = spatialdata.rasterize_bins(sdata, "bins", "square_008um", "array_col", "array_row", value_key="number")
+    lattice = sdata["square_008um"].obsm["lattice"]
+    np.testing.assert_array_equal(image.values[0][tuple(lattice.T)], np.arange(1.0, 151.0))
+
+
 def test_spatialdata_copy_and_tables(spatial_data):
     make, _, _ = spatial_data
     sdata = make(other=slide_of(CELLS))

@@ -45,6 +45,26 @@ model = stimg.tl.align(
     patches, config, max_epochs=3, crop_size=64, val_fraction=0, device="cpu", rng=0, trainer_kwargs=together
 )
 """
+TUNE = """
+slide = stimg.datasets.synthetic_histology(n_rows=8, n_cols=8, n_genes=12, seed=0)
+stimg.pp.to_lattice(slide, platform="st")
+stimg.pp.select_genes(slide, n_genes=12)
+small = stimg.nn.Config(dim=16, encoder_layers=1, heads=2, n_programs=4)
+spatial = stimg.tl.pretrain(stimg.pp.to_patches(slide, size=4), small, max_steps=1, val_fraction=0, device="cpu", rng=0)
+patches = stimg.pp.to_image_patches(slide, names=["one"], spatial_model=spatial)
+config = stimg.nn.AlignConfig(dim=8, hidden=16, dropout=0.0, batch_size=32 // processes, gene_encoder="tuned")
+model = stimg.tl.align(
+    patches, config, max_epochs=3, crop_size=64, val_fraction=0, device="cpu", rng=0, trainer_kwargs=together
+)
+"""
+EXPRESSION = """
+slide = stimg.datasets.synthetic_histology(n_rows=12, n_cols=12, n_genes=12, seed=0)
+stimg.pp.to_lattice(slide, platform="st")
+patches = stimg.pp.to_image_patches(slide, size=128, stride=64, n_genes=8)
+# correlations are over each process's own batch, and colours change at random: both off, so that losses compare
+config = stimg.nn.DenseConfig(batch_size=8 // processes, dropout=0.0, pearson_loss=0.0, colour_jitter=0.0)
+model = stimg.tl.train_expression(patches, config, max_epochs=3, device="cpu", rng=0, trainer_kwargs=together)
+"""
 END = """
 model.history.to_csv(f"{out}/history-{rank}.csv")
 model.save(f"{out}/model-{rank}.safetensors")
@@ -85,13 +105,24 @@ def test_two_processes_learn_as_one_with_the_double_batch(tmp_path, groups):
     assert (tmp_path / "two" / "last.ckpt").is_file()
 
 
-def test_alignment_gathers_the_negatives_of_both(tmp_path):
-    ((alone, _),) = train(tmp_path / "one", ALIGN, 1)
-    (first, weights), (second, others) = train(tmp_path / "two", ALIGN, 2)
+@pytest.mark.parametrize("program", [ALIGN, TUNE], ids=["genes", "tuned"])
+def test_alignment_gathers_the_negatives_of_both(tmp_path, program):
+    ((alone, _),) = train(tmp_path / "one", program, 1)
+    (first, weights), (second, others) = train(tmp_path / "two", program, 2)
     for name, value in weights.items():
         np.testing.assert_array_equal(value, others[name])
     np.testing.assert_allclose(first["train_loss"], second["train_loss"], rtol=1e-6)
     np.testing.assert_allclose(first["train_loss"], alone["train_loss"], rtol=1e-3)
+
+
+def test_expression_is_trained_in_two_processes(tmp_path):
+    ((alone, _),) = train(tmp_path / "one", EXPRESSION, 1)
+    (first, weights), (second, others) = train(tmp_path / "two", EXPRESSION, 2)
+    for name, value in weights.items():
+        np.testing.assert_array_equal(value, others[name])
+    for column in ("train_loss", "val_loss", "lr"):
+        np.testing.assert_allclose(first[column], second[column], rtol=1e-6)
+    np.testing.assert_allclose(first["train_loss"], alone["train_loss"], rtol=0.1)
 
 
 def test_forking_is_refused(make_slide):
