@@ -22,6 +22,7 @@ to find itself under other colours and symmetries). Cells are means over trainin
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
 import warnings
@@ -51,6 +52,17 @@ DATA = Path(os.environ["STIMG_DATA_DIR"])
 CROP = 96
 SLOW_EPOCHS = 10
 PRETRAIN_EPOCHS = 10
+METHODS = (
+    "untrained",
+    "stimg",
+    "linear genes",
+    "variable genes",
+    "each slide's",
+    "embedding",
+    "tuned",
+    "convolutions",
+    "image-only",
+)
 LABELLED = ("C to A", "MOB")
 
 
@@ -110,7 +122,7 @@ def embed(train: list[anndata.AnnData], test: list[anndata.AnnData]) -> Model:
     return model
 
 
-def run(name: str, epochs: int, seeds: int) -> list[dict[str, Any]]:
+def run(name: str, epochs: int, seeds: int, methods: list[str]) -> list[dict[str, Any]]:
     """Train on some slides, retrieve on others."""
     (train, train_images), (test, test_images) = read(RUNS[name][0]), read(RUNS[name][1])
     shared = sorted(set.intersection(*(set(slide.var_names) for slide in (*train, *test))))
@@ -137,17 +149,17 @@ def run(name: str, epochs: int, seeds: int) -> list[dict[str, Any]]:
         options["convolutions"] = {"config": config, "encoder": "stimg-conv", "crop_size": CROP, "max_epochs": few}
     labelled = name in LABELLED
     rows = []
-    for method, seed in product(options, range(seeds)):
+    for method, seed in product([method for method in options if method in methods], range(seeds)):
         chosen, started = dict(options[method]), time.perf_counter()
         rule = chosen.pop("gene_rule", None)
         read_patches = stimg.pp.to_image_patches(train, train_images, gene_rule=rule, **images) if rule else patches
         model = stimg.tl.align(read_patches, device="cpu", rng=seed, **({"max_epochs": epochs} | chosen))
         row = {"run": name, "method": method, "seconds": time.perf_counter() - started}
         for table, image in zip(train, train_images, strict=True):
-            stimg.tl.embed_pairs(table, model, image, image_mpp=mpp, spatial_model=spatial)
+            stimg.tl.embed_pairs(table, model, image, image_mpp=mpp)
         recalls, truths, found = [], [], []
         for table, image in zip(test, test_images, strict=True):
-            stimg.tl.embed_pairs(table, model, image, spatial_model=spatial)
+            stimg.tl.embed_pairs(table, model, image)
             recalls.append(stimg.metrics.retrieval_recall(table.obsm["X_stimg_image"], table.obsm["X_stimg_gene"]))
             stimg.tl.retrieve_expression(table, train, genes)
             judged = stimg.pp.to_image_patches(table, image, mpp=MPP, genes=genes).slides[0]
@@ -164,7 +176,7 @@ def run(name: str, epochs: int, seeds: int) -> list[dict[str, Any]]:
                 row[f"F1 {key}"] = probe(test[0], [f"X_stimg_{part}" for part in parts])
         rows.append(row)
         print({key: value if isinstance(value, str) else round(value, 3) for key, value in row.items()}, flush=True)
-    for seed in range(seeds if labelled else 0):
+    for seed in range(seeds if labelled and "image-only" in methods else 0):
         model = stimg.tl.align(patches, config, max_steps=1, device="cpu")  # only to hold the network
         model.network, model.card["size"] = image_only(patches, config, min(epochs, SLOW_EPOCHS), seed), CROP
         stimg.tl.embed_pairs(test[0], model, test_images[0])
@@ -179,16 +191,23 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", default=list(RUNS))
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), help="the others are taken from the last run")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/align.md"))
     args = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)
-    found = pd.DataFrame([row for name in args.only for row in run(name, args.epochs, args.seeds)])
+    raw = args.out.with_suffix(".json")
+    rows = json.loads(raw.read_text()) if raw.exists() else []
+    for name in args.only:
+        rows = [row for row in rows if row["run"] != name or row["method"] not in args.methods]
+        rows += run(name, args.epochs, args.seeds, args.methods)
+        raw.write_text(json.dumps(rows, indent=1) + "\n")
+    rows.sort(key=lambda row: (list(RUNS).index(row["run"]), METHODS.index(row["method"])))
+    found = pd.DataFrame(rows)
     grouped = found.groupby(["run", "method"], sort=False)
     mean, spread = grouped.mean().map("{:.3f}".format), grouped.std().map(" ± {:.3f}".format)
     spread["seconds"] = ""
     table = (mean + spread.where(args.seeds > 1, "")).where(grouped.mean().notna(), "").reset_index()
     command = f"python benchmarks/align.py --epochs {args.epochs} --seeds {args.seeds}"
-    command += "" if args.only == list(RUNS) else " --only " + " ".join(f'"{name}"' for name in args.only)
     text = f"# Image-gene alignment\n\n`{command}` (stimg {stimg.__version__})\n\n"
     args.out.write_text(text + __doc__.split("\n", 4)[4] + f"\n{table.to_markdown(index=False)}\n")
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import anndata
 import numpy as np
 import pytest
 import torch
@@ -10,7 +11,8 @@ import stimg
 from stimg.models import AlignmentModel, ExpressionModel
 from stimg.nn import AlignConfig, AlignNetwork, Config, ConvEncoder
 from stimg.nn._align import contrastive_loss
-from stimg.pp._spot_crops import SpotCropDataset
+from stimg.pp._spot_crops import SpotCropDataset, window_inputs
+from stimg.pp._surroundings import read_surroundings
 from stimg.tl._align_training import neighbours_of
 
 CONFIG = AlignConfig(dim=8, hidden=16, batch_size=12, chunk_size=4)
@@ -175,7 +177,15 @@ def test_domains_of_both_sides(embedded):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"gene_encoder": "tree"}, {"temperature": 0.0}, {"dropout": 1.0}, {"batch_size": 1}, {"chunk_size": 0}],
+    [
+        {"gene_encoder": "tree"},
+        {"temperature": 0.0},
+        {"dropout": 1.0},
+        {"batch_size": 1},
+        {"chunk_size": 0},
+        {"spatial_rate": -1.0},
+        {"spatial_rate": np.nan},
+    ],
 )
 def test_bad_settings_are_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
@@ -259,74 +269,137 @@ TUNED = AlignConfig(dim=8, hidden=16, batch_size=12, chunk_size=4, gene_encoder=
 
 
 def test_a_spatial_network_is_tuned(slides, slide, spatial_model, tmp_path):
-    patches = stimg.pp.to_image_patches(slides, spatial_model=spatial_model)
-    model = stimg.tl.align(patches, TUNED, max_epochs=3, crop_size=64, val_fraction=0, device="cpu")
-    assert model.config.spatial == spatial_model.config
+    patches = stimg.pp.to_image_patches(slides, n_genes=2, spatial_model=spatial_model)
+    options = {"max_epochs": 3, "crop_size": 64, "val_fraction": 0, "device": "cpu"}
+    model = stimg.tl.align(patches, TUNED, **options)
     start, tuned = spatial_model.network.state_dict(), model.network.spatial.state_dict()
-    moved = {name for name, value in tuned.items() if name in start and not torch.equal(value, start[name])}
-    assert "encoder.blocks.0.qkv.weight" in moved and "decoder.norm.weight" in moved
-    stimg.tl.embed_pairs(slide, model, spatial_model=spatial_model)
-    genes = slide.obsm["X_stimg_gene"]
-    np.testing.assert_allclose(np.linalg.norm(genes, axis=1), 1, rtol=1e-5)
-    still = stimg.tl.align(
-        patches, replace(TUNED, spatial_rate=0.0), max_epochs=3, crop_size=64, val_fraction=0, device="cpu"
-    )
+    moved = {name for name, value in tuned.items() if not torch.equal(value, start[name])}
+    assert {"encoder.blocks.0.qkv.weight", "decoder.norm.weight"} <= moved
+    assert not moved & {"gene_in", "gene_out", "gene_bias"}
+    assert not model.network.log_scale.equal(AlignNetwork(AlignConfig(), 3).log_scale)
+    still = stimg.tl.align(patches, replace(TUNED, spatial_rate=0.0), **options)
     for name, value in still.network.spatial.named_parameters():
-        assert not value.numel() or torch.equal(value, start[name]), name
+        assert torch.equal(value, start[name]), name
     model.save(tmp_path / "model.safetensors")
     loaded = AlignmentModel.load(tmp_path / "model.safetensors")
-    stimg.tl.embed_pairs(slide, loaded, spatial_model=spatial_model)
-    np.testing.assert_array_equal(slide.obsm["X_stimg_gene"], genes)
+    assert loaded.config == model.config
+    assert loaded.spatial.genes.tolist() == spatial_model.genes.tolist()
+    unread = slide[:, ~slide.var_names.isin(patches.genes)].copy()
+    stimg.tl.embed_pairs(unread, model)
+    genes = unread.obsm["X_stimg_gene"].copy()
+    np.testing.assert_allclose(np.linalg.norm(genes, axis=1), 1, rtol=1e-5)
+    stimg.tl.embed_pairs(unread, loaded, batch_size=5)
+    np.testing.assert_allclose(unread.obsm["X_stimg_gene"], genes, atol=1e-5)
+    assert unread.uns["stimg"]["embed_pairs"]["gene_encoder"] == "tuned"
+    unread.X = unread.X[::-1]
+    stimg.tl.embed_pairs(unread, model)
+    assert np.abs(unread.obsm["X_stimg_gene"] - genes).max() > 0.01
 
 
-def test_states_in_the_middle_are_those_of_the_slide(slides, spatial_model):
+@pytest.mark.parametrize("platform", ["st", "visium"])
+def test_windows_around_spots(make_slide, platform):
+    slide = make_slide(platform) if platform == "visium" else stimg.datasets.synthetic_histology(n_rows=5, n_cols=7)
+    second = slide.copy()
+    second.obs_names = [f"{name}b" for name in second.obs_names]
+    both = anndata.concat({"a": slide, "b": second}, label="section")
+    both = both[np.random.default_rng(0).permutation(both.n_obs)].copy()
+    stimg.pp.to_lattice(both, platform, library_key="section")
+    stimg.pp.select_genes(both, n_genes=10)
+    config = Config(dim=16, encoder_layers=1, heads=2, n_programs=4, batch_size=4)
+    patches = stimg.pp.to_patches(both, size=4)
+    model = stimg.tl.pretrain(patches, config, max_epochs=1, max_steps=2, val_fraction=0, device="cpu")
+    rows = np.arange(0, both.n_obs, 2)
+    seen = read_surroundings(both, model, rows, layer=None, lattice_key="lattice")
+    assert seen.windows.shape == (len(rows), 16)
+    tables = [both[both.obs["section"] == name] for name in ("a", "b")]
+    firsts = {"a": 0, "b": tables[0].n_obs} if both.obs["section"].iloc[0] == "a" else {"b": 0, "a": tables[0].n_obs}
+    lattice = both.obsm["lattice"]
+    for row, window in zip(rows, seen.windows, strict=True):
+        section = both.obs["section"].iloc[row]
+        members = np.flatnonzero(both.obs["section"] == section)
+        sites, inverse = np.unique(lattice[members], axis=0, return_inverse=True)
+        expected = {
+            (i + firsts[section]): tuple(offset)
+            for i, offset in enumerate(sites - lattice[row] + 2)
+            if (offset >= 0).all() and (offset < 4).all()
+        }
+        found = {int(site): divmod(place, 4) for place, site in enumerate(window) if site >= 0}
+        assert found == expected
+        assert window[10] == inverse.ravel()[np.flatnonzero(members == row)[0]] + firsts[section]
+
+
+def test_states_are_those_of_the_middle(slides, spatial_model):
     patches = stimg.pp.to_image_patches(slides[0], spatial_model=spatial_model)
     seen = patches.slides[0].surroundings
-    network = AlignNetwork(replace(TUNED, spatial=spatial_model.config), 12)
-    network.spatial.load_state_dict(spatial_model.network.without_genes().state_dict())
-    network.eval()
+    network = AlignNetwork(replace(TUNED, spatial=spatial_model.config, n_spatial_genes=12), 12).eval()
+    network.spatial.start_from(spatial_model.network, torch.arange(12))
     size = spatial_model.card["size"]
     inside = slides[0].obsm["lattice"][patches.slides[0].obs_index]
-    spot = int(np.flatnonzero((inside == 2).all(1))[0])  # its window begins at the slide's first site
-    sites = seen.windows[spot]
-    assert (sites >= 0).all() and sites[(size // 2) * (size + 1)] == spot
-    window = [
-        torch.from_numpy(part)[None] for part in (seen.tokens[sites], seen.positions[sites], np.ones(size**2, bool))
-    ]
+    spot = int(np.flatnonzero((inside == 2).all(1))[0])
+    window = window_inputs(seen, slice(spot, spot + 1))
+    assert window["present"].all()
     with torch.no_grad():
-        found = network.read_surroundings(*window)
-        states = spatial_model.network.encode(*window)
-        expected = spatial_model.network.decode(states, window[1], window[2], window[2])
+        found = network.encode_surroundings(**window)
+        states = spatial_model.network.encode(*window.values())
+        expected = spatial_model.network.decode(states, window["positions"], window["present"], window["present"])
     torch.testing.assert_close(found[0], expected[0, (size // 2) * (size + 1)])
 
 
 def test_chunks_do_not_change_what_is_tuned(slides, spatial_model):
     patches = stimg.pp.to_image_patches(slides[0], spatial_model=spatial_model)
-    spots = SpotCropDataset(patches, 64, np.arange(10), crops=False, augment=False, gene_encoder="tuned")
-    batch = [torch.stack([spots[i][key] for i in range(10)]) for key in ("tokens", "positions", "present")]
+    batch = window_inputs(patches.slides[0].surroundings, slice(0, 10))
     gradients = []
     for chunk_size in (3, 64):
         torch.manual_seed(0)
-        network = AlignNetwork(replace(TUNED, spatial=spatial_model.config, chunk_size=chunk_size), 12).train()
-        network.encode_genes(network.read_surroundings(*batch)).sum().backward()
+        config = replace(TUNED, spatial=spatial_model.config, n_spatial_genes=12, chunk_size=chunk_size)
+        network = AlignNetwork(config, 12).train()
+        network.encode_genes(network.encode_surroundings(**batch)).sum().backward()
         gradients.append(network.spatial.encoder.blocks[0].qkv.weight.grad)
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
 
 
-def test_bad_input_to_a_tuned_network(slides, slide, patches, spatial_model):
+def test_surroundings_are_flipped_in_training(slides, spatial_model):
+    patches = stimg.pp.to_image_patches(slides[0], spatial_model=spatial_model)
+    spots = SpotCropDataset(patches, 64, np.arange(4), crops=False, augment=True, gene_encoder="tuned")
+    seen = {tuple((spots[visit, 0]["positions"][-1] / spots[0, 0]["positions"][-1]).tolist()) for visit in range(20)}
+    assert len(seen) == 4
+    plain = window_inputs(patches.slides[0].surroundings, 0)["positions"]
+    torch.testing.assert_close(spots[3, 0]["positions"].abs(), plain.abs())
+
+
+def test_bad_input_to_a_tuned_network(slides, slide, patches, spatial_model, tmp_path):
     with pytest.raises(ValueError, match="spatial_model"):
         stimg.tl.align(patches, TUNED, max_epochs=1, crop_size=64, device="cpu")
+    with pytest.raises(ValueError, match="spatial"):
+        AlignNetwork(TUNED, 12)
     bare = slides[0].copy()
     del bare.obsm["lattice"]
     with pytest.raises(KeyError, match="to_lattice"):
         stimg.pp.to_image_patches(bare, spatial_model=spatial_model)
     with pytest.raises(TypeError, match="spatial_model"):
         stimg.pp.to_image_patches(slides[0], spatial_model=3)
+    whole = replace(spatial_model, card=spatial_model.card | {"unit": "slide"})
+    with pytest.raises(ValueError, match="whole slides"):
+        stimg.pp.to_image_patches(slides[0], spatial_model=whole)
     seen = stimg.pp.to_image_patches(slides[0], spatial_model=spatial_model)
     model = stimg.tl.align(seen, TUNED, max_steps=1, crop_size=64, device="cpu")
+    del slide.obsm["lattice"]
     before = set(slide.obsm)
-    with pytest.raises(ValueError, match="that was tuned"):
-        stimg.tl.embed_pairs(slide, model, spatial_model="stimg-tiny")
+    with pytest.raises(KeyError, match="to_lattice"):
+        stimg.tl.embed_pairs(slide, model)
     assert set(slide.obsm) == before
     with pytest.raises(ValueError, match="signature"):
         model.encode_signature([slide.var_names[0]])
+    for damage in ({"spatial": 3}, {"spatial": {**model.card["spatial"], "genes": ["one"]}}, {"spatial": {}}):
+        broken = replace(model, card=model.card | damage)
+        broken.save(tmp_path / "broken.safetensors", overwrite=True)
+        with pytest.raises(ValueError, match="damaged"):
+            AlignmentModel.load(tmp_path / "broken.safetensors")
+
+
+def test_the_temperature_is_learned(patches):
+    options = {"max_epochs": 2, "crop_size": 64, "val_fraction": 0, "device": "cpu"}
+    models = [stimg.tl.align(patches, replace(CONFIG, learning_rate=rate), **options) for rate in (0.0, 0.01)]
+    scales = [model.network.scale.item() for model in models]
+    assert scales[0] == pytest.approx(1 / CONFIG.temperature)
+    assert abs(scales[1] - scales[0]) > 0.01

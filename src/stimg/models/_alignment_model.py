@@ -5,15 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 
 from stimg.models._image_model import ImageModel
+from stimg.models._model import CARD as SPATIAL_CARD
+from stimg.models._model import Model
+from stimg.models._weights_file import check_card
 from stimg.nn import AlignConfig, AlignNetwork
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
-    import numpy as np
     from torch import nn
 
 
@@ -28,10 +32,11 @@ class AlignmentModel(ImageModel):
     network
         The `stimg.nn.AlignNetwork`, in evaluation mode on the CPU.
     genes
-        Genes read, shape (n_genes,).
+        Genes read, shape (n_genes,). With `gene_encoder="embedding"` or `"tuned"` none of them is.
     card
         What the model was trained on and how: name, encoder, micrometres per pixel (`mpp`), side of the crops in
-        pixels (`size`), slides, number of spots, target sum, stain normalisation, licence, versions, seed.
+        pixels (`size`), slides, number of spots, target sum, stain normalisation, licence, versions, seed; with
+        `gene_encoder="tuned"` also the card and vocabulary of the spatial model that was tuned (`spatial`).
     history
         One row an epoch: `epoch`, `train_loss`, `val_loss`, `lr`, `seconds`.
     """
@@ -49,6 +54,24 @@ class AlignmentModel(ImageModel):
     def config(self) -> AlignConfig:
         """Sizes and recipe of the network."""
         return self.network.config
+
+    @property
+    def spatial(self) -> Model:
+        """The tuned spatial network, of a model with `gene_encoder="tuned"`."""
+        card = dict(self.card["spatial"])
+        return Model(self.network.spatial, np.array(card.pop("genes"), dtype=str), card)
+
+    @classmethod
+    def check_content(cls, path: str | Path, content: dict[str, Any]) -> None:
+        """Refuse a file whose card lacks something."""
+        super().check_content(path, content)
+        config = content["config"]
+        if isinstance(config, dict) and config.get("gene_encoder") == "tuned":
+            check_card(path, content["card"], {"spatial": dict})
+            check_card(path, content["card"]["spatial"], {"genes": list, **SPATIAL_CARD})
+            if len(content["card"]["spatial"]["genes"]) != config.get("n_spatial_genes"):
+                msg = f"The vocabulary in {str(path)!r} does not fit its configuration. The file is damaged."
+                raise ValueError(msg)
 
     def __repr__(self) -> str:
         return self.summary(

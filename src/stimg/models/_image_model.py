@@ -68,6 +68,11 @@ class ImageModel(ABC):
     def build(config: dict[str, Any], n_genes: int, encoder: nn.Module | None) -> nn.Module:
         """Make the network of a configuration; `encoder` is `None` for a model without one."""
 
+    @classmethod
+    def check_content(cls, path: str | Path, content: dict[str, Any]) -> None:
+        """Refuse a file whose card lacks something."""
+        check_card(path, content["card"], CARD)
+
     def summary(self, images: str) -> str:
         """Lines on size, genes, images and training."""
         slides = self.card["slides"]
@@ -132,7 +137,7 @@ class ImageModel(ABC):
             The file is damaged or of another kind, or `encoder` is missing or does not fit.
         """
         content = read_content(path, cls.kind)
-        check_card(path, content["card"], CARD)
+        cls.check_content(path, content)
         genes = check_vocabulary(path, content)
         name = content["card"].get("encoder", BUNDLED_ENCODER)
         if name not in (None, BUNDLED_ENCODER) and encoder is None:

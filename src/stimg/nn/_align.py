@@ -36,8 +36,9 @@ class AlignConfig:
         states of a pretrained spatial network, which is trained as well (its tables of genes stay as they are).
     embedding_dim
         Width of that embedding.
-    spatial
-        Sizes of the network that is tuned; :func:`stimg.tl.align` takes them from the model in the patches.
+    spatial, n_spatial_genes
+        Sizes of the network that is tuned, and of its vocabulary; :func:`stimg.tl.align` takes them from the model in
+        the patches.
     spatial_rate
         Learning rate of the network that is tuned, over that of the heads.
     temperature
@@ -62,6 +63,7 @@ class AlignConfig:
     gene_encoder: GeneEncoder = "mlp"
     embedding_dim: int = 128
     spatial: Config | None = None
+    n_spatial_genes: int = 0
     spatial_rate: float = 0.1
     temperature: float = 0.07
     neighbour_pitches: float = 1.6
@@ -76,6 +78,9 @@ class AlignConfig:
     def __post_init__(self) -> None:
         if self.gene_encoder not in get_args(GeneEncoder):
             msg = f"Expected `gene_encoder` to be one of {get_args(GeneEncoder)}, found {self.gene_encoder!r}."
+            raise ValueError(msg)
+        if not 0 <= self.spatial_rate < math.inf:
+            msg = f"Expected `spatial_rate` of at least 0, found {self.spatial_rate}."
             raise ValueError(msg)
         if not self.temperature >= SMALLEST_TEMPERATURE:
             msg = f"Expected `temperature` of at least {SMALLEST_TEMPERATURE}, found {self.temperature}."
@@ -108,7 +113,7 @@ class AlignNetwork(nn.Module):
     A spot's image is the stain in the middle of its crop and over all of it, compared with the slide's other spots, and
     with an encoder also its crop's pyramid, averaged over each level. Its expression are values standardised within the
     slide, of the spot and on average of its neighbours, which single spots' noise hides less and which the crop shows
-    in part as well.
+    in part as well; or a spatial embedding, or the state that a spatial network gives it from its surroundings.
 
     Parameters
     ----------
@@ -127,17 +132,20 @@ class AlignNetwork(nn.Module):
         channels: Any = () if encoder is None else encoder.channels
         self.image_norm = nn.LayerNorm(sum(channels)) if encoder is not None else None
         self.image_head = head(sum(channels) + N_LOOKS, config)
-        self.spatial: GeneMAE | None = None
-        if config.gene_encoder == "tuned" and config.spatial is not None:
-            self.spatial = GeneMAE(config.spatial, 0)
-            for name, parameter in self.spatial.named_parameters():  # tokens are made before
-                parameter.requires_grad_(not name.startswith(("gene_", "value_")))
         if config.gene_encoder == "linear":
             self.gene_head: nn.Module = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(2 * n_genes, config.dim))
-        elif self.spatial is not None:
-            self.gene_head = head(self.spatial.config.dim, config)
+        elif config.gene_encoder == "mlp":
+            self.gene_head = head(2 * n_genes, config)
+        elif config.gene_encoder == "embedding":
+            self.gene_head = head(config.embedding_dim, config)
+        elif config.spatial is not None:
+            self.gene_head = head(config.spatial.dim, config)
+            self.spatial = GeneMAE(config.spatial, config.n_spatial_genes)
+            for name, parameter in self.spatial.named_parameters():  # tokens are made before
+                parameter.requires_grad_(not name.startswith(("gene_", "value_")))
         else:
-            self.gene_head = head(config.embedding_dim if config.gene_encoder == "embedding" else 2 * n_genes, config)
+            msg = "Expected `spatial`, the sizes of the network to tune, for `gene_encoder='tuned'`, found None."
+            raise ValueError(msg)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
 
     def encode_images(self, looks: Tensor, images: Tensor | None = None) -> Tensor:
@@ -175,7 +183,7 @@ class AlignNetwork(nn.Module):
         """
         return F.normalize(self.gene_head(values), dim=1)
 
-    def read_surroundings(self, tokens: Tensor, positions: Tensor, present: Tensor) -> Tensor:
+    def encode_surroundings(self, tokens: Tensor, positions: Tensor, present: Tensor) -> Tensor:
         """States (n, d) that the spatial network gives the spots in the middle of windows.
 
         Parameters
@@ -201,9 +209,8 @@ class AlignNetwork(nn.Module):
         return self.log_scale.clamp(max=-math.log(SMALLEST_TEMPERATURE)).exp()
 
     def _middle_states(self, tokens: Tensor, positions: Tensor, present: Tensor) -> Tensor:
-        network: Any = self.spatial
         positions = positions - positions.masked_fill(~present[..., None], torch.inf).amin(1, keepdim=True)
-        states = network.decode(network.encode(tokens, positions, present), positions, present, present)
+        states = self.spatial.decode(self.spatial.encode(tokens, positions, present), positions, present, present)
         size = math.isqrt(tokens.shape[1])
         return states[:, (size // 2) * (size + 1)]
 

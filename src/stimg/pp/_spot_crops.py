@@ -99,12 +99,10 @@ class SpotCropDataset(Dataset[dict[str, Any]]):
         }
         if self.values is not None:
             item["values"] = torch.from_numpy(self.values[index])
-        elif slide.surroundings is not None:
-            sites = slide.surroundings.windows[spot]
-            flip = rng.choice([-1, 1], 2) if self.augment else np.ones(2)
-            item["tokens"] = torch.from_numpy(slide.surroundings.tokens[sites])
-            item["positions"] = torch.from_numpy(slide.surroundings.positions[sites] * flip.astype(np.float32))
-            item["present"] = torch.from_numpy(sites >= 0)
+        else:
+            item |= window_inputs(slide.surroundings, spot)
+            if self.augment:
+                item["positions"] *= torch.from_numpy(rng.choice([-1, 1], 2))
         if self.crops:
             image = read_crop(
                 slide.image, slide.centres[spot], self.size, self.patches.mpp, self.patches.stain_normalise
@@ -114,6 +112,16 @@ class SpotCropDataset(Dataset[dict[str, Any]]):
                 image = np.rot90(image, int(rng.integers(4)))
             item["image"] = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
         return item
+
+
+def window_inputs(surroundings: Any, spots: Any) -> dict[str, torch.Tensor]:
+    """Give `tokens`, `positions` and `present` of the windows around one spot or several of them."""
+    sites = surroundings.windows[spots]
+    return {
+        "tokens": torch.from_numpy(surroundings.tokens[sites]),
+        "positions": torch.from_numpy(surroundings.positions[sites]),
+        "present": torch.from_numpy(sites >= 0),
+    }
 
 
 def read_crop(image: Any, centre: np.ndarray, size: int, mpp: float, stain_normalise: bool) -> np.ndarray:

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stimg import _keys
 from stimg._tokens import match_slides, site_tokens
-from stimg._windows import crop
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -37,16 +35,29 @@ class Surroundings:
 
 
 def read_surroundings(
-    table: AnnData, model: Model, rows: np.ndarray, *, layer: str | None, lattice_key: str = _keys.LATTICE
+    table: AnnData, model: Model, rows: np.ndarray, *, layer: str | None, lattice_key: str
 ) -> Surroundings:
-    """Read the surroundings of the observations `rows` of a table with raw counts; sections do not see each other."""
+    """Read the surroundings of the observations `rows` of a table with raw counts; sections do not see each other.
+
+    Raises
+    ------
+    KeyError
+        The lattice is missing.
+    ValueError
+        The model has no patches, or no gene in common with the table.
+    """
+    if model.card["unit"] == "slide":
+        msg = f"Expected as `spatial_model` one of patches or spots, found {model.card['name']!r}, of whole slides."
+        raise ValueError(msg)
     matched, _ = match_slides(table, model, layer=layer, scale="counts", lattice_key=lattice_key)
     size = int(model.card["size"])
     windows = np.full((table.n_obs, size**2), -1, dtype=np.int32)
     tokens, positions, first = [], [], 0
     for slide, vocabulary in matched:
-        found = np.stack([crop(slide.grid, site - size // 2, size).ravel() for site in slide.sites])
-        windows[slide.obs_index] = np.where(found >= 0, found + first, -1)[slide.obs_site]
+        padded = np.pad(slide.grid, (size // 2, size - 1 - size // 2), constant_values=-1)
+        around = np.lib.stride_tricks.sliding_window_view(padded, (size, size))
+        found = around[tuple(slide.sites[slide.obs_site].T)].reshape(-1, size**2)
+        windows[slide.obs_index] = np.where(found >= 0, found + first, -1)
         tokens.append(site_tokens(model, slide, vocabulary))
         positions.append(slide.positions())
         first += slide.n_sites

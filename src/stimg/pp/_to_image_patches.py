@@ -133,7 +133,7 @@ def to_image_patches(
         Coordinates, image, scale factor, genes or lattice are missing.
     ValueError
         Bad numbers; expression that is no raw counts; resolution or diameter unknown; an image too coarse for `mpp`, or
-        whose tissue is not where the spots are; no spot whole inside any crop.
+        whose tissue is not where the spots are; no spot whole inside any crop; a `spatial_model` of whole slides.
     OSError
         An image file is damaged.
 

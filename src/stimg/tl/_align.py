@@ -54,10 +54,11 @@ def align(
 
     Symmetric InfoNCE with a learned temperature: in each batch, every image has to find its expression and every
     expression its image (CLIP; for spatial transcriptomics Chen et al. 2024, arXiv 2406.06393). Here expression is
-    standardised within each slide, images are told by the stain around the spot compared with the slide's other spots
-    (which found expression better on slides of hundreds of spots than convolutions trained from nothing) and on request
-    by an encoder, neighbouring spots are no negatives of each other, and large batches are computed in chunks.
-    Alignment is for retrieval and representation; it need not help to predict expression (arXiv 2508.01490).
+    standardised within each slide (or told by a spatial embedding or network, see `config`), images are told by the
+    stain around the spot compared with the slide's other spots (which found expression better on slides of hundreds of
+    spots than convolutions trained from nothing) and on request by an encoder, neighbouring spots are no negatives of
+    each other, and large batches are computed in chunks. Alignment is for retrieval and representation; it need not
+    help to predict expression (arXiv 2508.01490).
 
     Parameters
     ----------
@@ -138,7 +139,7 @@ def align(
                 "to `stimg.pp.to_image_patches`."
             )
             raise ValueError(msg)
-        config = replace(config, spatial=base.config)
+        config = replace(config, spatial=base.config, n_spatial_genes=len(base.genes))
     held = np.concatenate(hold_out(patches, val_fraction, seed))
     if (~held).sum() < 2:
         msg = f"Expected at least two spots to train on, found {(~held).sum()}."
@@ -154,8 +155,8 @@ def align(
         torch.manual_seed(seed)
         chosen = None if encoder is None else get_encoder(encoder, tuned=tune_encoder)
         network = AlignNetwork(config, len(patches.genes), chosen)
-        if network.spatial is not None and base is not None:
-            network.spatial.load_state_dict(base.network.without_genes().state_dict())
+        if config.gene_encoder == "tuned" and base is not None:
+            network.spatial.start_from(base.network, torch.arange(len(base.genes)))
         options: dict[str, Any] = {"crops": encoder is not None, "gene_encoder": config.gene_encoder}
         spots = SpotCropDataset(patches, crop_size, np.flatnonzero(~held), augment=True, **options)
         size = min(config.batch_size, len(spots))
@@ -178,15 +179,13 @@ def align(
             callbacks=callbacks,
             trainer_kwargs=trainer_kwargs,
         )
-    card = {
+    card: dict[str, Any] = {
         "name": name,
         "encoder": encoder if isinstance(encoder, str | None) else type(encoder).__name__,
         "mpp": float(patches.mpp),
         "size": int(crop_size),
         "diameter_um": float(np.median([slide.diameter_um for slide in patches.slides])),
         "stain_normalise": bool(patches.stain_normalise),
-        "spatial_model": "" if base is None else base.card["name"],
-        "spatial_sha256": "" if base is None else base.sha256,
         "slides": [slide.name for slide in patches.slides],
         "n_spots": len(held),
         "target_sum": float(patches.target_sum),
@@ -194,6 +193,8 @@ def align(
         "seed": seed,
         "stimg_version": __version__,
     }
+    if config.gene_encoder == "tuned" and base is not None:
+        card["spatial"] = {"genes": base.genes.tolist(), "sha256": base.sha256, **base.card}
     genes = np.asarray(patches.genes, dtype=str)
     model = AlignmentModel(network, genes, card, pd.DataFrame(rows, columns=HISTORY_COLUMNS))
     logger.info("Trained %s", model)

@@ -51,7 +51,7 @@ class AlignModule(TrainingModule):
                 images = jitter_colours(images, self.recipe.colour_jitter, torch.Generator().manual_seed(seed))
         found = self.network.encode_images(batch["look"], images)
         if "tokens" in batch:
-            read = self.network.read_surroundings(batch["tokens"], batch["positions"], batch["present"])
+            read = self.network.encode_surroundings(batch["tokens"], batch["positions"], batch["present"])
         else:
             read = batch["values"]
         genes = self.network.encode_genes(read)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +22,10 @@ from stimg._validators import (
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from scipy import sparse
     from spatialdata import SpatialData
 
-    from stimg.models import AlignmentModel, Model
+    from stimg.models import AlignmentModel
 
 logger = logging.getLogger("stimg")
 
@@ -41,7 +41,6 @@ def embed_pairs(
     image_mpp: float | None = None,
     device: str = "auto",
     use_rep: str = _keys.EMBEDDING,
-    spatial_model: Model | str | Path | None = None,
     lattice_key: str = _keys.LATTICE,
     image_key_added: str = _keys.IMAGE_EMBEDDING,
     gene_key_added: str = _keys.GENE_EMBEDDING,
@@ -71,9 +70,8 @@ def embed_pairs(
         `"auto"`, `"cpu"`, `"cuda"` or `"mps"`.
     use_rep
         Spatial embedding in `.obsm`, for a model trained with `gene_encoder="embedding"`.
-    spatial_model, lattice_key
-        For a model trained with `gene_encoder="tuned"`: the spatial model that it started from, by default the one of
-        that name, and the key written by :func:`stimg.pp.to_lattice`.
+    lattice_key
+        Key written by :func:`stimg.pp.to_lattice`, for a model trained with `gene_encoder="tuned"`.
     image_key_added, gene_key_added
         Keys of the embeddings in `.obsm`.
     spatial_key, library_id, image_key, table_key
@@ -86,7 +84,7 @@ def embed_pairs(
     `None` (or the copy), with
     `.obsm[image_key_added]` : float32 (n_obs, dim), of length one.
     `.obsm[gene_key_added]` : float32 (n_obs, dim), of length one. Genes of the model that the slide lacks count as
-    average.
+    average; a spatial network leaves them out.
     `.uns["stimg"]["embed_pairs"]` : parameters, the model's name and the sha256 of its file.
 
     Raises
@@ -94,8 +92,7 @@ def embed_pairs(
     KeyError
         Coordinates, image, layer or lattice are missing.
     ValueError
-        No raw counts, no gene of the model in the slide, another spatial model than the one that was tuned, or image
-        and spots that do not fit each other.
+        No raw counts, no gene of the model in the slide, or image and spots that do not fit each other.
     """
     import torch
     from tqdm.auto import tqdm
@@ -103,7 +100,8 @@ def embed_pairs(
     from stimg import __version__, settings
     from stimg.models import AlignmentModel
     from stimg.pp._image_slide import read_image_slide
-    from stimg.pp._spot_crops import gene_inputs, read_crop, stain_inputs, z_scores
+    from stimg.pp._spot_crops import gene_inputs, read_crop, stain_inputs, window_inputs, z_scores
+    from stimg.pp._surroundings import read_surroundings
     from stimg.tl._infer import get_device
 
     device = get_device(device)
@@ -117,22 +115,13 @@ def embed_pairs(
     check_var_unique(table)
     name = f"layers[{layer!r}]" if layer else "X"
     counts = check_expression(get_layer(table, layer), "counts", name=name)
-    columns = table.var_names.get_indexer(model.genes)
-    known = np.flatnonzero(columns >= 0)
-    if not len(known):
-        msg = f"None of the model's {len(model.genes)} genes ({model.genes[0]}, ...) is in `adata.var_names`."
-        raise ValueError(msg)
-    embedding = None
-    if model.config.gene_encoder == "embedding":
-        embedding = check_embedding(table, use_rep)
-        if embedding.shape[1] != model.config.embedding_dim:
-            msg = (
-                f"Expected `adata.obsm[{use_rep!r}]` of {model.config.embedding_dim} columns, which the model reads, "
-                f"found {embedding.shape[1]}. Embed with the weights it was trained with."
-            )
-            raise ValueError(msg)
-    elif model.config.gene_encoder == "tuned":
-        embedding = _tuned_states(table, model, spatial_model, layer, lattice_key, device)
+    encoder = model.config.gene_encoder
+    if encoder == "embedding":
+        read = _spatial_embedding(table, model, use_rep)
+    elif encoder == "tuned":
+        around = read_surroundings(table, model.spatial, np.arange(table.n_obs), layer=layer, lattice_key=lattice_key)
+    else:
+        read = _targets(table, model, counts)
     mpp, size = float(model.card["mpp"]), int(model.card["size"])
     place = read_image_slide(
         adata,
@@ -146,19 +135,14 @@ def embed_pairs(
         diameter_um=float(model.card["diameter_um"]),
         name="adata",
     )
-    targets = np.full((table.n_obs, len(model.genes)), np.nan, dtype=np.float32)
-    targets[:, known] = log_normalise(counts, float(model.card["target_sum"]))[:, columns[known]].toarray()
-    if embedding is None:
-        values = torch.from_numpy(gene_inputs(targets, place.centres))
-    else:
-        values = torch.from_numpy(embedding if model.config.gene_encoder == "tuned" else z_scores(embedding))
+    if encoder != "tuned":
+        values = torch.from_numpy(z_scores(read) if encoder == "embedding" else gene_inputs(read, place.centres))
     normalise = bool(model.card["stain_normalise"])
     looks = torch.from_numpy(stain_inputs(place.image, place.centres, size=size, mpp=mpp, stain_normalise=normalise))
     network = model.network.to(device).eval()
-    parts = []
+    found: dict[str, list[np.ndarray]] = {image_key_added: [], gene_key_added: []}
     try:
         with torch.no_grad():
-            genes = network.encode_genes(values.to(device)).cpu().numpy()
             starts = range(0, table.n_obs, batch_size)
             for start in tqdm(starts, desc="Reading H&E", disable=not settings.progress, leave=False):
                 some = slice(start, start + batch_size)
@@ -166,18 +150,27 @@ def embed_pairs(
                 if network.encoder is not None:
                     crops = [read_crop(place.image, centre, size, mpp, normalise) for centre in place.centres[some]]
                     pixels = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).to(device).float() / 255
-                parts.append(network.encode_images(looks[some].to(device), pixels).cpu().numpy())
+                images = network.encode_images(looks[some].to(device), pixels)
+                if encoder == "tuned":
+                    windows = {key: part.to(device) for key, part in window_inputs(around, some).items()}
+                    genes = network.encode_genes(network.encode_surroundings(**windows))
+                else:
+                    genes = network.encode_genes(values[some].to(device))
+                for key, part in ((image_key_added, images), (gene_key_added, genes)):
+                    found[key].append(part.cpu().numpy())
     finally:
         network.cpu()
     table, result = prepare(adata, table_key, copy)
-    table.obsm[image_key_added] = np.concatenate(parts)
-    table.obsm[gene_key_added] = genes
+    for key, parts in found.items():
+        table.obsm[key] = np.concatenate(parts)
     record = {
         "image_key_added": image_key_added,
         "gene_key_added": gene_key_added,
+        "gene_encoder": encoder,
+        "layer": layer or "",
+        "use_rep": use_rep if encoder == "embedding" else "",
         "mpp": mpp,
         "crop_size": size,
-        "n_genes": len(known),
         "model": model.card["name"],
         "sha256": model.sha256,
         "version": __version__,
@@ -187,26 +180,25 @@ def embed_pairs(
     return result
 
 
-def _tuned_states(
-    table: AnnData, model: AlignmentModel, base: Model | str | Path | None, layer: str | None, key: str, device: str
-) -> np.ndarray:
-    """States float32 (n_obs, d) of the tuned spatial network; tokens are those of the model that it started from."""
-    from stimg._tokens import get_model, match_slides, site_tokens
-    from stimg.tl._infer import run_windows
+def _targets(table: AnnData, model: AlignmentModel, counts: sparse.csr_array) -> np.ndarray:
+    """Log-normalised expression float32 (n_obs, n_genes) of the model's genes, NaN for those that the table lacks."""
+    columns = table.var_names.get_indexer(model.genes)
+    known = np.flatnonzero(columns >= 0)
+    if not len(known):
+        msg = f"None of the model's {len(model.genes)} genes ({model.genes[0]}, ...) is in `adata.var_names`."
+        raise ValueError(msg)
+    targets = np.full((table.n_obs, len(model.genes)), np.nan, dtype=np.float32)
+    targets[:, known] = log_normalise(counts, float(model.card["target_sum"]))[:, columns[known]].toarray()
+    return targets
 
-    name, digest = model.card["spatial_model"], model.card["spatial_sha256"]
-    base = get_model(name if base is None else base, argument="spatial_model")
-    if (base.card["name"], base.sha256) != (name, digest):
+
+def _spatial_embedding(table: AnnData, model: AlignmentModel, key: str) -> np.ndarray:
+    """Embedding `.obsm[key]`, whose width is compared with that of the model."""
+    embedding = check_embedding(table, key)
+    if embedding.shape[1] != model.config.embedding_dim:
         msg = (
-            f"Expected as `spatial_model` the one that was tuned, {name!r} (sha256 {digest[:12] or 'never saved'}), "
-            f"found {base.card['name']!r} ({base.sha256[:12] or 'never saved'}). Pass the model or its file."
+            f"Expected `adata.obsm[{key!r}]` of {model.config.embedding_dim} columns, which the model reads, "
+            f"found {embedding.shape[1]}. Embed with the weights it was trained with."
         )
         raise ValueError(msg)
-    network: Any = model.network.spatial
-    tuned = replace(base, network=network)
-    states = np.empty((table.n_obs, base.config.dim), dtype=np.float32)
-    for slide, vocabulary in match_slides(table, base, layer=layer, scale="counts", lattice_key=key)[0]:
-        tokens = site_tokens(base, slide, vocabulary)
-        found = run_windows(tuned, slide, tokens, readout="decoder", symmetric=False, device=device)
-        states[slide.obs_index] = found[slide.obs_site]
-    return states
+    return embedding
