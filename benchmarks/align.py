@@ -204,9 +204,10 @@ def main() -> None:
     rows.sort(key=lambda row: (list(RUNS).index(row["run"]), METHODS.index(row["method"])))
     found = pd.DataFrame(rows)
     grouped = found.groupby(["run", "method"], sort=False)
-    mean, spread = grouped.mean().map("{:.3f}".format), grouped.std().map(" ± {:.3f}".format)
-    spread["seconds"] = ""
-    table = (mean + spread.where(args.seeds > 1, "")).where(grouped.mean().notna(), "").reset_index()
+    table = grouped.mean().map("{:.3f}".format)
+    if args.seeds > 1:
+        table += grouped.std().map(" ± {:.3f}".format).assign(seconds="")
+    table = table.where(grouped.mean().notna(), "").reset_index()
     command = f"python benchmarks/align.py --epochs {args.epochs} --seeds {args.seeds}"
     text = f"# Image-gene alignment\n\n`{command}` (stimg {stimg.__version__})\n\n"
     args.out.write_text(text + __doc__.split("\n", 4)[4] + f"\n{table.to_markdown(index=False)}\n")

@@ -88,9 +88,10 @@ def main() -> None:
     warnings.simplefilter("ignore", UserWarning)
     found = pd.DataFrame([row for name in args.only for row in run(name, args.epochs, args.seeds)])
     grouped = found.groupby(["run", "method"], sort=False)
-    mean, spread = grouped.mean().map("{:.3f}".format), grouped.std().map(" ± {:.3f}".format)
-    spread["seconds"] = ""
-    table = (mean + spread.where(args.seeds > 1, "")).reset_index()
+    table = grouped.mean().map("{:.3f}".format)
+    if args.seeds > 1:
+        table += grouped.std().map(" ± {:.3f}".format).assign(seconds="")
+    table = table.reset_index()
     command = f"python benchmarks/expression_joint.py --epochs {args.epochs} --seeds {args.seeds} --only "
     command += " ".join(f'"{name}"' for name in args.only)
     text = f"# A spatial embedding as a further target of H&E\n\n`{command}` (stimg {stimg.__version__})\n\n"
