@@ -17,6 +17,7 @@ correlation, mean over genes, to compare with `stimg.tl.train_expression`'s in `
 MOB_rep11 (five layers): macro-F1 of logistic regression in spatially blocked folds on the image embedding, on the gene
 embedding, and on both; and on an image encoder of the same kind trained without expression ("image-only": each crop has
 to find itself under other colours and symmetries). Cells are means over training seeds and their standard deviation.
+Runs and methods were computed in several calls (`--only`, `--methods`) beside other jobs; "tuned" in three of the runs.
 """
 
 from __future__ import annotations
