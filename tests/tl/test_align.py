@@ -219,6 +219,8 @@ def test_bad_input_to_the_rest(slides, model, embedded):
         stimg.tl.retrieve_expression(embedded, embedded, ["none"])
     with pytest.raises(TypeError, match="model"):
         stimg.tl.embed_pairs(embedded, 3)
+    with pytest.raises(ValueError, match="gene_key_added"):
+        stimg.tl.embed_pairs(embedded, model, image_key_added="X", gene_key_added="X")
     renamed = slides[1].copy()
     renamed.var_names = [f"x{i}" for i in range(renamed.n_vars)]
     with pytest.raises(ValueError, match="var_names"):

@@ -92,7 +92,8 @@ def embed_pairs(
     KeyError
         Coordinates, image, layer or lattice are missing.
     ValueError
-        No raw counts, no gene of the model in the slide, or image and spots that do not fit each other.
+        No raw counts, no gene of the model in the slide, one key for both, or image and spots that do not fit each
+        other.
     """
     import torch
     from tqdm.auto import tqdm
@@ -106,6 +107,9 @@ def embed_pairs(
 
     device = get_device(device)
     check_positive_int("batch_size", batch_size)
+    if image_key_added == gene_key_added:
+        msg = f"Expected two different keys, found {image_key_added!r} as `image_key_added` and as `gene_key_added`."
+        raise ValueError(msg)
     if isinstance(model, str | Path):
         model = AlignmentModel.load(model)
     if not isinstance(model, AlignmentModel):
