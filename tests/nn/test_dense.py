@@ -103,8 +103,16 @@ def test_training_begins_with_the_regression_on_stain(images, slide):
     with torch.no_grad():
         found = network.gene_map(network.features(images, slide), torch.arange(7))
         standard = (network.stain(images / 255) - slide[:, 0, :, None, None]) / slide[:, 1, :, None, None]
-        expected = torch.einsum("nchw,gc->nghw", standard, weight) + bias[:, None, None]
+        expected = torch.einsum("nchw,gc->nghw", 3 * torch.tanh(standard / 3), weight) + bias[:, None, None]
     assert torch.allclose(found, expected, atol=1e-4)
+
+
+def test_stain_statistics_are_bounded(images, slide):
+    network = DenseNetwork(CONFIG, 7)
+    far = torch.stack([slide[:, 0], slide[:, 1] * 1e-6], 1)
+    found = network.statistics(images.float() / 255, far)
+    assert found.abs().max() <= 3
+    assert found.std() > 1
 
 
 def test_stain_statistics_are_means_deviations_and_changes_of_optical_density(images):
