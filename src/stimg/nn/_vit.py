@@ -39,9 +39,9 @@ class Block(nn.Module):
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], keys: Tensor) -> Tensor:
         """Map (batch, tokens, dim) to the same shape; `keys` (batch, 1, 1, tokens) marks what may be attended."""
         batch, length, dim = x.shape
-        qkv = self.qkv(self.norm1(x)).view(batch, length, 3, self.heads, dim // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(rotate(q, rotation), rotate(k, rotation), v, attn_mask=keys)
+        qkv = self.qkv(self.norm1(x)).view(batch, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
+        q, k = rotate(qkv[:2], rotation)
+        mixed = F.scaled_dot_product_attention(q, k, qkv[2], attn_mask=keys)
         x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, dim))
         return x + self.mlp(self.norm2(x))
 
@@ -59,7 +59,7 @@ def rotary_angles(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate pairs of channels of (batch, heads, tokens, head_dim) by their site's angles."""
+    """Rotate pairs of channels of (..., batch, heads, tokens, head_dim) by their site's angles."""
     cos, sin = (part.to(x.dtype) for part in rotation)
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
@@ -75,12 +75,16 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(config.dim)
 
     def forward(self, x: Tensor, positions: Tensor, valid: Tensor) -> Tensor:
-        """Map tokens (batch, tokens, dim); only `valid` ones (batch, tokens) are attended to."""
-        rotation = rotary_angles(positions, self.head_dim)
-        keys = valid[:, None, None, :]
+        """Map tokens (batch, tokens, dim); only `valid` ones (batch, tokens) are passed, the others' rows are zero."""
+        order = (~valid).to(torch.uint8).argsort(dim=1, stable=True)[:, : max(int(valid.sum(1).max()), 1)]
+        index = order[..., None].expand(-1, -1, x.shape[-1])
+        valid = valid.gather(1, order)
+        rotation = rotary_angles(positions.gather(1, order[..., None].expand(-1, -1, 2)), self.head_dim)
+        packed = x.gather(1, index)
         for block in self.blocks:
-            x = block(x, rotation, keys)
-        return self.norm(x)
+            packed = block(packed, rotation, valid[:, None, None, :])
+        packed = self.norm(packed).masked_fill(~valid[..., None], 0)
+        return torch.zeros_like(x, dtype=packed.dtype).scatter(1, index, packed)
 
 
 class GeneMAE(nn.Module):
@@ -143,13 +147,7 @@ class GeneMAE(nn.Module):
 
     def encode(self, tokens: Tensor, positions: Tensor, valid: Tensor) -> Tensor:
         """Return encoder output (batch, sites, dim); rows of sites that are not `valid` are zero."""
-        order = (~valid).to(torch.uint8).argsort(dim=1, stable=True)[:, : max(int(valid.sum(1).max()), 1)]
-        index = order[..., None].expand(-1, -1, tokens.shape[-1])
-        packed_valid = valid.gather(1, order)
-        positions = positions.gather(1, order[..., None].expand(-1, -1, 2))
-        encoded = self.encoder(tokens.gather(1, index), positions, packed_valid)
-        encoded = encoded.masked_fill(~packed_valid[..., None], 0)
-        return torch.zeros_like(tokens, dtype=encoded.dtype).scatter(1, index, encoded)
+        return self.encoder(tokens, positions, valid)
 
     def decode(self, encoded: Tensor, positions: Tensor, present: Tensor, visible: Tensor) -> Tensor:
         """Return decoder states (batch, sites, dim) at every present site; mask tokens stand where not `visible`."""

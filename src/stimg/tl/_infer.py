@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Readout = Literal["encoder", "decoder"]
 VALUES_A_BATCH = 2**20
+VALUES_ON_CPU = 2**18  # fits the caches: measured a tenth faster than four times as many
 
 
 def get_device(device: str) -> str:
@@ -64,7 +65,7 @@ def run_windows(
     symmetric
         Average over the symmetries of the lattice.
     batch_size
-        Windows a batch; by default as many as keep activations near 100 MB.
+        Windows a batch; by default few on the CPU, elsewhere as many as keep activations near 100 MB.
     client
         A dask cluster that runs the batches; they are added up in the same order.
     """
@@ -74,7 +75,8 @@ def run_windows(
     if unit == "slide":
         size = max(slide.grid.shape)
     stride = usual_stride(size, symmetric=symmetric) if stride is None else stride
-    batch_size = batch_size or max(1, VALUES_A_BATCH // (size**2 * model.config.dim))
+    values = VALUES_ON_CPU if device == "cpu" and client is None else VALUES_A_BATCH
+    batch_size = batch_size or max(1, values // (size**2 * model.config.dim))
     shown = torch.ones(slide.n_sites, dtype=torch.bool) if visible is None else torch.from_numpy(visible)
     table = torch.from_numpy(tokens)
 
@@ -82,9 +84,10 @@ def run_windows(
         for turned in slide.symmetries() if symmetric and size > 1 else (slide,):
             corners = turned.sites if size == 1 else window_starts(turned.grid, size, stride)
             places = torch.from_numpy(turned.positions())
-            for start in range(0, len(corners), batch_size):
-                block = np.stack([crop(turned.grid, c, size).ravel() for c in corners[start : start + batch_size]])
-                sites = torch.from_numpy(block).long()
+            windows = np.stack([crop(turned.grid, corner, size).ravel() for corner in corners])
+            fullest = np.argsort(-(windows >= 0).sum(1), kind="stable")  # windows of a batch cost what its fullest does
+            for start in range(0, len(windows), batch_size):
+                sites = torch.from_numpy(windows[fullest[start : start + batch_size]]).long()
                 index = sites.clamp(min=0)
                 yield sites, (table[index], places[index], sites >= 0, shown[index], readout, device)
 
