@@ -77,7 +77,7 @@ def embed(
         Average over the symmetries of the lattice: four flips of a hexagonal, eight flips and quarter turns of any
         other. Measured better, and a turned slide gets the same embedding; without, embedding is as many times faster.
     batch_size
-        Windows a batch; by default set by memory.
+        Windows a batch; by default set by the device and the size of a window.
     device
         `"auto"`, `"cpu"`, `"cuda"` or `"mps"`. With `client`, that of the workers: `"cpu"` unless another is named.
     client
