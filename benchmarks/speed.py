@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 import stimg
 from stimg._tokens import match_slides, site_tokens
 from stimg._windows import crop, window_starts
-from stimg.tl._infer import VALUES_A_BATCH, usual_stride
+from stimg.tl._infer import VALUES_ON_CPU, usual_stride
 from stimg.tl._slide_components import local_components
 
 REPEATS = 5
@@ -45,7 +45,7 @@ def bare_seconds(model: stimg.models.Model, section, repeats: int = REPEATS) -> 
     matched, _ = match_slides(section, model, layer=None, scale=None, lattice_key="lattice")
     slide, vocabulary = matched[0]
     tokens, size = torch.from_numpy(site_tokens(model, slide, vocabulary)), model.card["size"]
-    batch = max(1, VALUES_A_BATCH // (size**2 * model.config.dim))
+    batch = max(1, VALUES_ON_CPU // (size**2 * model.config.dim))
     batches, times = [], []
     for turned in slide.symmetries():
         positions = torch.from_numpy(turned.positions())
