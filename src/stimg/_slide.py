@@ -102,21 +102,22 @@ class Slide:
         return np.stack([col + shift, row * np.sqrt(0.75)], axis=1).astype(np.float32)
 
     def symmetries(self) -> Iterator[Slide]:
-        """Yield the slide in every symmetry of its lattice that keeps rows and columns, sites in the same order.
+        """Yield the slide in four symmetries of its lattice that keep rows and columns, sites in the same order.
 
-        Itself first, then flips: four on hexagonal lattices, and with quarter turns eight on others.
+        Itself first, then flips on hexagonal lattices, quarter turns on others.
         """
         hexagonal = self.kind == "hex"
         steps = self.sites.astype(np.int64)
         if hexagonal:  # array columns, two of which are one pitch
             steps[:, 1] = 2 * steps[:, 1] + (steps[:, 0] + self.parity) % 2
-        for order in ([0, 1],) if hexagonal else ([0, 1], [1, 0]):
-            for flip in ((False, False), (False, True), (True, False), (True, True)):
-                turned = steps[:, order]
-                turned = np.where(flip, turned.max(0) - turned, turned)
-                parity = int(turned[0].sum() % 2) if hexagonal else self.parity
-                turned //= [1, 2] if hexagonal else 1
-                yield replace(self, sites=turned.astype(np.int32), parity=parity)
+        flips = ((False, False), (False, True), (True, False), (True, True))
+        orders = ([0, 1],) * 4 if hexagonal else ([0, 1], [1, 0], [1, 0], [0, 1])
+        for order, flip in zip(orders, flips, strict=True):
+            turned = steps[:, order]
+            turned = np.where(flip, turned.max(0) - turned, turned)
+            parity = int(turned[0].sum() % 2) if hexagonal else self.parity
+            turned //= [1, 2] if hexagonal else 1
+            yield replace(self, sites=turned.astype(np.int32), parity=parity)
 
     def standardise(self, values: np.ndarray, genes: np.ndarray) -> np.ndarray:
         """Z-score dense `values` (n, len(genes)) of the genes at these columns by the slide's own moments, clipped."""

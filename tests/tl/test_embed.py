@@ -150,7 +150,8 @@ def test_a_turned_slide_gets_the_same_embedding(make_slide, trained, platform):
     slide = make_slide(platform)
     stimg.tl.embed(slide, trained)
     turn = np.array([[0.0, 1.0], [-1.0, 0.0]])
-    for change in (turn, turn @ turn, np.diag([-1.0, 1.0])):
+    half = turn @ turn
+    for change in (half, np.diag([-1.0, 1.0])) if platform == "visium" else (turn, half, half @ turn):
         turned = make_slide(platform)
         del turned.obsm["lattice"], turned.uns["stimg"]["lattice"]
         turned.obs = turned.obs.drop(columns=["array_row", "array_col"], errors="ignore")

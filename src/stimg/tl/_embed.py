@@ -74,8 +74,8 @@ def embed(
         Sites between windows; by default three quarters of a window, or half of one if not `symmetric`. Smaller is
         smoother and slower.
     symmetric
-        Average over the symmetries of the lattice: four flips of a hexagonal, eight flips and quarter turns of any
-        other. Measured better, and a turned slide gets the same embedding; without, embedding is as many times faster.
+        Average over four symmetries of the lattice: flips of a hexagonal, quarter turns of any other. Measured better,
+        and a turned slide gets the same embedding; without, embedding is four times faster.
     batch_size
         Windows a batch; by default set by the device and the size of a window.
     device

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 COMPONENTS = 30
 MOST_GENES = 2000
-MOST_FITTED = 10_000
+MOST_FITTED = 2000
 RADIUS = 2.3  # pitches; two rings of a hexagonal lattice, and the 20 nearest of a square one
 
 
 def local_components(slides: list[Slide]) -> list[np.ndarray]:
     """Principal components of the sections' own expression, averaged over nearby sites.
 
-    Components are those of the z-scored most variable genes over all sections together (of at most 10,000 sites),
+    Components are those of the z-scored most variable genes over all sections together (of at most 2,000 sites),
     whether or not a model knows the genes.
 
     Parameters
