@@ -47,7 +47,7 @@ def test_one_sparse_product_gives_the_tokens_of_every_patch(make_slide, scaling)
     shown = item["present"][:, None] & item["channel_mask"]
     with torch.no_grad():
         direct = network.tokens(item["expression"][None], item["genes"][None], shown[None])[0]
-        weight = network.input_layer()[0].numpy()
+        weight = network.input_layer(torch.arange(len(patches.genes)))[0].numpy()
         scale = network.token_scale(item["channel_mask"].sum()).item()
     every = np.arange(len(slide.genes))
     whole = slide.project(weight[np.searchsorted(patches.genes, slide.genes)], scaling, every) * scale
@@ -93,11 +93,11 @@ def test_slides_are_arrays_of_the_nonzeros():
     np.testing.assert_array_equal(slide.grid, [[0, 1], [2, -1]])
 
 
-@pytest.mark.parametrize(("platform", "count"), [("visium", 4), ("square", 8), ("free", 8)])
-def test_symmetries_keep_distances_and_the_order_of_sites(make_slide, platform, count):
+@pytest.mark.parametrize("platform", ["visium", "square", "free"])
+def test_symmetries_keep_distances_and_the_order_of_sites(make_slide, platform):
     slide = stimg.pp.to_patches(make_slide(platform), size=8).slides[0]
     turned = list(slide.symmetries())
-    assert len(turned) == count
+    assert len(turned) == 4
     np.testing.assert_array_equal(turned[0].sites, slide.sites)
     distances = np.linalg.norm(slide.positions()[:, None] - slide.positions()[None], axis=-1)
     layouts = set()
@@ -107,4 +107,4 @@ def test_symmetries_keep_distances_and_the_order_of_sites(make_slide, platform, 
         assert one.sites.min() == 0
         assert one.sites.dtype == np.int32
         layouts.add((one.positions() - one.positions().min(0)).tobytes())
-    assert len(layouts) == count
+    assert len(layouts) == 4

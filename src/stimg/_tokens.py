@@ -98,7 +98,10 @@ def site_tokens(model: Model, slide: Slide, vocabulary: np.ndarray) -> np.ndarra
     known = np.flatnonzero(vocabulary >= 0)
     shown = np.sort(known[np.argsort(-slide.std[known], kind="stable")[:usual]])
     with torch.inference_mode():
-        weight, offset = (part[vocabulary[shown]].numpy() for part in model.network.input_layer())
+        weight, offset = model.network.input_layer(torch.from_numpy(vocabulary[shown]))
         used = slide.std[shown] > 0 if model.config.scaling == "zscore" else np.ones(len(shown), dtype=bool)
         scale = model.network.token_scale(torch.tensor(float(used.sum()))).item()
-    return (slide.project(weight, model.config.scaling, shown) + offset[used].sum(0)) * np.float32(scale)
+    tokens = slide.project(weight.numpy(), model.config.scaling, shown)
+    if offset is not None:
+        tokens += offset.numpy()[used].sum(0)
+    return tokens * np.float32(scale)

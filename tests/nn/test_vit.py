@@ -120,7 +120,7 @@ def test_programs_start_the_tables_and_judge_the_error():
     torch.testing.assert_close(network.programs, loadings[:, :8])
     genes = torch.arange(30)[None]
     residual = 3 * loadings[:, 1][None, None]
-    error = network.program_error(residual, genes, torch.ones(1, 1, 30, dtype=torch.bool))
+    error = network.program_error(residual, genes, torch.full((1, 1, 1), 30.0))
     assert error.item() == pytest.approx(9 / (variance[1].item() + 1) / 8, rel=1e-5)
 
 
@@ -149,6 +149,18 @@ def test_a_network_starts_from_another_gene_by_gene():
     assert not new.gene_in[1].any()
     assert not new.gene_out[1].any()
     torch.testing.assert_close(new.bridge.weight, old.bridge.weight)
+
+
+def test_an_anchor_holds_the_states_that_it_gives_when_nothing_is_hidden():
+    network, anchor, batch = make_network(), make_network(), make_batch()
+    anchor.bridge.weight.data.mul_(2)
+    hidden = draw_hidden(batch["present"], batch["channel_mask"], SMALL, torch.Generator().manual_seed(0))
+    real = batch["present"][..., None] & batch["channel_mask"][:, None]
+    apart = (network.states(batch, real & ~hidden) - anchor.states(batch, real))[batch["present"]].pow(2).mean()
+    added = network(batch, hidden, anchor).loss - network(batch, hidden).loss
+    torch.testing.assert_close(added, SMALL.anchor_loss * apart, rtol=1e-3, atol=1e-4)
+    none = torch.zeros_like(hidden)
+    torch.testing.assert_close(network(batch, none, network).loss, network(batch, none).loss)
 
 
 def test_bad_configurations_are_refused():

@@ -41,6 +41,8 @@ class Config:
         Weight of the error in gene programs beside that of single genes.
     label_loss
         Weight of the cross-entropy of expert labels, where patches have any.
+    anchor_loss
+        Weight of the squared distance to the states of the network that training goes on from, where there is one.
     learning_rate, weight_decay, warmup
         AdamW with linear warm-up over this share of the steps, then cosine decay.
     batch_size
@@ -60,6 +62,7 @@ class Config:
     n_programs: int = 32
     program_loss: float = 1.0
     label_loss: float = 1.0
+    anchor_loss: float = 1.0
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
     warmup: float = 0.1

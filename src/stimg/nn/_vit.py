@@ -126,11 +126,13 @@ class GeneMAE(nn.Module):
         if n_labels:
             self.label_head = nn.Linear(config.dim, n_labels)
 
-    def input_layer(self) -> tuple[Tensor, Tensor]:
-        """Weight and offset, each (n_genes, dim): a channel adds `value * weight[gene] + offset[gene]` to its token."""
-        if self.config.token == "additive":
-            return self.value_in.expand_as(self.gene_in), self.gene_in
-        return self.gene_in, torch.zeros_like(self.gene_in)
+    def input_layer(self, genes: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Weight and offset of `genes` (...), each (..., dim), the offset `None` where there is none.
+
+        A channel adds `value * weight + offset` to its token.
+        """
+        rows = self.gene_in[genes]
+        return (self.value_in.expand_as(rows), rows) if self.config.token == "additive" else (rows, None)
 
     @staticmethod
     def token_scale(n_channels: Tensor) -> Tensor:
@@ -139,11 +141,12 @@ class GeneMAE(nn.Module):
 
     def tokens(self, expression: Tensor, genes: Tensor, shown: Tensor) -> Tensor:
         """Tokens (batch, sites, dim) of `expression` (batch, sites, channels) where `shown`, for `genes`."""
-        weight, offset = self.input_layer()
-        total = expression.masked_fill(~shown, 0) @ weight[genes]
-        if self.config.token == "additive":
-            total = total + shown.to(expression.dtype) @ offset[genes]
-        return total * self.token_scale(shown.sum(-1, keepdim=True))
+        weight, offset = self.input_layer(genes)
+        share = shown.to(expression.dtype)
+        total = (expression * share) @ weight
+        if offset is not None:
+            total = total + share @ offset
+        return total * self.token_scale(share.sum(-1, keepdim=True))
 
     def encode(self, tokens: Tensor, positions: Tensor, valid: Tensor) -> Tensor:
         """Return encoder output (batch, sites, dim); rows of sites that are not `valid` are zero."""
@@ -156,7 +159,7 @@ class GeneMAE(nn.Module):
 
     def predict(self, states: Tensor, genes: Tensor) -> Tensor:
         """Predicted values (batch, sites, channels) of `genes` (batch, channels) from decoder states."""
-        return states @ self.gene_out[genes].transpose(-1, -2) + self.gene_bias[genes][..., None, :]
+        return torch.baddbmm(self.gene_bias[genes][:, None], states, self.gene_out[genes].transpose(1, 2))
 
     @torch.no_grad()
     def judge_by_programs(self, loadings: Tensor, variance: Tensor) -> None:
@@ -210,15 +213,14 @@ class GeneMAE(nn.Module):
         light.start_from(self, torch.zeros(0, dtype=torch.int64))
         return light.eval()
 
-    def program_error(self, residual: Tensor, genes: Tensor, judged: Tensor) -> Tensor:
-        """Mean squared error of gene program scores, estimated from the judged entries of each site.
+    def program_error(self, residual: Tensor, genes: Tensor, count: Tensor) -> Tensor:
+        """Mean squared error of gene program scores, estimated from the `count` (batch, sites, 1) judged entries.
 
         Single genes are mostly noise; summed along a program it averages out. Scores are divided by the variance
-        that a score of that many genes has, signal and sampling noise together.
+        that a score of that many genes has, signal and sampling noise together. The `residual` of others is zero.
         """
-        count = judged.sum(-1, keepdim=True)
         share = count.clamp(min=1) / len(self.programs)
-        score = residual.masked_fill(~judged, 0).float() @ self.programs[genes] / share
+        score = residual @ self.programs[genes] / share
         error = (score.pow(2) / (self.program_variance + 1 / share)).mean(-1)
         seen = count[..., 0] > 0
         return error.masked_fill(~seen, 0).sum() / seen.sum().clamp(min=1)
@@ -229,25 +231,34 @@ class GeneMAE(nn.Module):
         known = labels >= 0
         return F.cross_entropy(scores[known], labels[known], reduction="sum") / known.sum().clamp(min=1)
 
-    def forward(self, batch: dict[str, Tensor], hidden: Tensor) -> Output:
+    def states(self, batch: dict[str, Tensor], shown: Tensor) -> Tensor:
+        """Return decoder states (batch, sites, dim) at every present site from the entries that are `shown`."""
+        present, positions, visible = batch["present"], batch["positions"], shown.any(-1)
+        tokens = self.tokens(batch["expression"], batch["genes"], shown)
+        return self.decode(self.encode(tokens, positions, visible), positions, present, visible)
+
+    def forward(self, batch: dict[str, Tensor], hidden: Tensor, anchor: GeneMAE | None = None) -> Output:
         """Predict the `hidden` entries (batch, sites, channels) of a batch from the rest.
 
         The loss is the mean squared error over hidden entries of present sites and real channels, plus the error in
-        gene programs and the cross-entropy of expert labels as far as the configuration weighs them.
+        gene programs and the cross-entropy of expert labels as far as the configuration weighs them, and the squared
+        distance to the states of an `anchor` that nothing is hidden from.
         """
-        present, positions, genes = batch["present"], batch["positions"], batch["genes"]
+        present, genes = batch["present"], batch["genes"]
         real = present[..., None] & batch["channel_mask"][:, None, :]
-        shown = real & ~hidden
-        visible = shown.any(-1)
-        tokens = self.tokens(batch["expression"], genes, shown)
-        encoded = self.encode(tokens, positions, visible)
-        states = self.decode(encoded, positions, present, visible)
+        states = self.states(batch, real & ~hidden)
         prediction = self.predict(states, genes)
         judged = hidden & real
-        error = (prediction - batch["expression"]).float().pow(2)
-        loss = error.masked_fill(~judged, 0).sum() / judged.sum().clamp(min=1)
+        share = judged.float()
+        residual = (prediction - batch["expression"]).float() * share
+        count = share.sum(-1, keepdim=True)
+        loss = residual.pow(2).sum() / count.sum().clamp(min=1)
         if self.config.program_loss:
-            loss = loss + self.config.program_loss * self.program_error(prediction - batch["expression"], genes, judged)
+            loss = loss + self.config.program_loss * self.program_error(residual, genes, count)
         if self.n_labels and self.config.label_loss:
             loss = loss + self.config.label_loss * self.label_error(states, batch["labels"], batch["choice"])
+        if anchor is not None:
+            with torch.no_grad():
+                target = anchor.states(batch, real)
+            loss = loss + self.config.anchor_loss * (states - target)[present].float().pow(2).mean()
         return Output(loss=loss, prediction=prediction, hidden=judged)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,9 @@ def pretrain(
         network's sizes must be those of `init`; by default all of its configuration is taken.
     init
         Weights to continue from: a model, a name of :func:`stimg.models.available`, or the path of a file. Genes that
-        it does not know start at nothing; those that only it knows are kept.
+        it does not know start at nothing; those that only it knows are kept. States stay near those that the given
+        weights would give to whole patches (`stimg.nn.Config.anchor_loss`), so that what they learned from other
+        slides and labels is kept (Li and Hoiem 2016, arXiv 1606.09282).
     unit
         What one sample is: a `"patch"`, a single `"spot"` (1 x 1 window) or a whole `"slide"`. Batches hold about as
         many sites whatever the unit.
@@ -200,14 +203,16 @@ def _fit(
         programs = [torch.from_numpy(part) for part in gene_programs(train, config.dim // 2)]
         network.start_from_programs(*programs)
         network.judge_by_programs(*programs)
+    anchor = None
     if start is not None:
         network.start_from(start.network, torch.from_numpy(vocabulary_rows(train.genes, start.genes)))
+        anchor = deepcopy(network).requires_grad_(False) if config.anchor_loss else None
     repeats = -(-CROPS_A_SLIDE * len(train.slides) // len(train))
     sampler = EpochSampler(len(train), seed, repeats, train.draw_weights())
     loader = DataLoader(train, batch_size, sampler=sampler, num_workers=num_workers)
     val_loader = None if validation is None else DataLoader(validation, batch_size, num_workers=num_workers)
     seconds = training_seconds(trainer_kwargs)
-    module = PretrainModule(network, config, max_seconds=seconds, seed=seed)
+    module = PretrainModule(network, config, max_seconds=seconds, seed=seed, anchor=anchor)
     rows = fit_module(
         module,
         loader,
