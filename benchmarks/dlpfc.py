@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from baselines import near_means, ring_means
+from baselines import add_shared_baselines, near_means, ring_means
 from sklearn.decomposition import PCA
 
 import stimg
@@ -80,19 +80,13 @@ def untrained(model: Model, patches: PatchDataset, *, programs: bool) -> Model:
 
 def add_baselines(sections: Sections) -> None:
     """Write the components of every section by itself, and for transfer those fitted on all of them together."""
-    slides = stimg.pp.to_patches(list(sections.values()), size=4, min_tissue=0.0).slides
-    shared = sorted(set.intersection(*(set(s.genes) for s in slides)))
-    common = []
-    for section, slide in zip(sections.values(), slides, strict=True):
-        values = slide.standardise(slide.expression.toarray(), np.arange(len(slide.genes)))[slide.obs_site]
+    for section in sections.values():
+        array = stimg.pp.to_patches(section, size=4, min_tissue=0.0).slides[0]
+        values = array.standardise(array.expression.toarray(), np.arange(len(array.genes)))[array.obs_site]
         section.obsm["PCA"] = PCA(30, random_state=0).fit_transform(values)
-        common.append(values[:, [int(np.flatnonzero(slide.genes == gene)[0]) for gene in shared]])
-    components = PCA(30, random_state=0).fit(np.concatenate(common))
-    for section, values in zip(sections.values(), common, strict=True):
-        section.obsm["PCA, shared"] = components.transform(values)
-        for key in ("PCA", "PCA, shared"):
-            section.obsm[key.replace("PCA", "PCA + 18 nearest")] = near_means(section.obsm[key], section)
-            section.obsm[key.replace("PCA", "PCA 20 + rings")] = ring_means(section.obsm[key][:, :20], section)
+        section.obsm["PCA + 18 nearest"] = near_means(section.obsm["PCA"], section)
+        section.obsm["PCA 20 + rings"] = ring_means(section.obsm["PCA"][:, :20], section)
+    add_shared_baselines(list(sections.values()))
 
 
 def judge(sections: Sections, test: str, key: str, *, transfer: str | None = None) -> list[dict]:

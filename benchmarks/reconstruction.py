@@ -8,11 +8,13 @@ weights on the slides marked `held_out` in `pretrain/slides.toml`. Non-overlappi
 sites (40, 20, 6 and 3 of them at most; 3 draws) are hidden from the network and from the baselines alike; judged are
 the 2,000 selected genes of the slide that the network knows, on log-normalised expression of the hidden spots.
 Baselines: mean of the 6 nearest seen spots, Gaussian kernel (1.5 pitches), the same in 30 principal components, the
-slide's mean over seen spots, and zero. Two bounds that no method can be expected to pass: "own components" is told the
-hidden spots' own expression, through 30 principal components of the seen spots (which fit part of its noise too);
-"noise alone" is the error that is left to a predictor that knows the expected counts: hidden counts are drawn anew from
-Poisson distributions around the interpolation by principal components (with each spot's total), and judged against
-their mean.
+slide's mean over seen spots, and zero. Three bounds: "nugget" is what is left of the variogram of the measured values
+at no distance (twice the value at one pitch less that at two; geostatistics' nugget): what a spot does not share even
+with its neighbours, and so the error of a method that knows the smooth tissue exactly; it is of the whole slide. "Own
+components" is told the hidden spots' own expression, through 30 principal components of the seen spots (which fit part
+of its noise too). "Noise alone" is the error that is left to a predictor that knows the expected counts: hidden counts
+are drawn anew from Poisson distributions around the interpolation by principal components (with each spot's total), and
+judged against their mean.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import pandas as pd
 from anndata import AnnData
 from dlpfc import SECTIONS, load_sections, trained_model
 from scipy import sparse
+from scipy.spatial import cKDTree
 from sklearn.decomposition import PCA
 
 import stimg
@@ -63,12 +66,23 @@ def noise_error(expected: np.ndarray, totals: np.ndarray, target_sum: float) -> 
     return float(np.var(drawn, axis=0, ddof=1).mean())
 
 
+def nugget(measured: sparse.csr_array, slide: AnnData) -> float:
+    """Mean over the genes of their variogram at no distance, on a straight line through one and two pitches."""
+    tree = cKDTree(slide.obsm["spatial"] / slide.uns["stimg"]["lattice"]["pitch"])
+    near, far = tree.query_pairs(1.25, output_type="ndarray"), tree.query_pairs(2.25, output_type="ndarray")
+    apart = np.linalg.norm(np.subtract(*tree.data[far.T]), axis=1)
+    dense = measured.toarray()
+    values = [np.square(np.subtract(*dense[pairs.T])).mean() / 2 for pairs in (near, far[apart > 1.9])]
+    return float(2 * values[0] - values[1])
+
+
 def judge(slide: AnnData, model: Model) -> Iterator[dict]:
     """Errors of the network and the baselines on every size and draw of regions."""
     judged = slide.var_names.isin(model.genes) & (slide.var["stimg_weight"].to_numpy() > 0)
     target_sum = model.card["target_sum"]
     measured = log_normalise(sparse.csr_array(slide.X), target_sum)[:, np.flatnonzero(judged)]
     totals = np.asarray(slide.X.sum(1)).ravel()
+    smooth = nugget(measured, slide)
     for size, count in REGIONS.items():
         for draw in range(DRAWS):
             try:
@@ -92,6 +106,7 @@ def judge(slide: AnnData, model: Model) -> Iterator[dict]:
             seen = measured[np.flatnonzero(~hidden)].toarray()
             components = PCA(min(30, *seen.shape), random_state=0).fit(seen)
             oracle = components.inverse_transform(components.transform(truth.toarray()))
+            yield {"size": size, "method": "nugget", "mse": smooth}
             yield {"size": size, "method": "own components", "mse": np.square(truth.toarray() - oracle).mean()}
             noise = noise_error(filled["pca"], totals[hidden], target_sum)
             yield {"size": size, "method": "noise alone", "mse": noise}

@@ -7,18 +7,20 @@ are training seeds of one recipe. A row of weights is `.obsm["X_stimg_slide"]`, 
 default; "network alone" is `.obsm["X_stimg"]`. Baselines: principal components (30, z-scored 2,000 most variable genes
 of the slide), the same averaged over the 18 nearest spots, and 20 components with their means over rings of 1, 2 and 3
 pitches (CellCharter's features). Peers are trained on the slide itself by `benchmarks/peers/run.py` and taken from
-`benchmarks/peers/out/`. All are clustered by `stimg.tl.domains` with its defaults and as many domains as the slide has
-labels; "own ARI" is that of the peer's own clustering. The weights named stimg learned the expert labels of other
-slides in `slides.toml` (for 151675 of two sections of the same donor, for heart of sections on another array, for
-breast of other patients, for STARmap of another animal, for the olfactory bulb none); all others use no labels. ARI,
-NMI and accuracy are means over 5 seeds of the clustering; k-NN is blocked in space; seconds are those of the embedding,
-of a slide in memory; peak memory is that of a whole process with its libraries. Everything ran on one thread; GraphST
-and SpaGCN were timed while other jobs shared the machine, the others beside at most one.
+`benchmarks/peers/out/`; where that lacks their runs, their rows are those of the table before. All are clustered by
+`stimg.tl.domains` with its defaults and as many domains as the slide has labels; "own ARI" is that of the peer's own
+clustering. The weights named stimg learned the expert labels of other slides in `slides.toml` (for 151675 of two
+sections of the same donor, for heart of sections on another array, for breast of other patients, for STARmap of another
+animal, for the olfactory bulb none); all others use no labels. ARI, NMI and accuracy are means over 5 seeds of the
+clustering; k-NN is blocked in space; seconds are those of the embedding, of a slide in memory; peak memory is that of a
+whole process with its libraries. Everything ran on one thread; GraphST and SpaGCN were timed while other jobs shared
+the machine, the others beside at most one.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 import warnings
@@ -78,6 +80,12 @@ def judge_peers(slide: AnnData, name: str) -> Iterator[dict]:
             yield {**scores, "seconds": float(found["seconds"]), "peak MB": float(found["peak_mb"])}
 
 
+def rows_before(path: Path) -> list[dict]:
+    """Rows of peers in the table that is written anew, but for their means."""
+    rows = json.loads(path.read_text()) if path.exists() else []
+    return [row for row in rows if row["peak MB"] is not None and row["slide"] != "mean"]
+
+
 def judge_weights(slide: AnnData, named: list[tuple[str, str]]) -> Iterator[dict]:
     """Scores of all weights on a slide, and how well the domains of one recipe's training seeds agree."""
     domains: dict[str, list] = {}
@@ -102,18 +110,23 @@ def main() -> None:
     warnings.simplefilter("ignore", UserWarning)
     named = [tuple(weights.split("=", 1)) for weights in args.weights]
     rows = []
+    before = rows_before(args.out.with_suffix(".json"))
     for entry in read_slides("held_out"):
         if not entry.get("labels"):
             continue
         slide, name = entry["adata"], entry["file"]
         stimg.tl.embed(slide, named[0][1])  # reads the file and warms up, so that seconds are the embedding's
         for key, seconds in add_baselines(slide).items():
-            rows.append({"slide": name, "method": key, **judge(slide, key), "seconds": seconds})
-        rows += [{"slide": name, **row} for row in (*judge_peers(slide, name), *judge_weights(slide, named))]
+            rows.append({"slide": name, "runs": 1, "method": key, **judge(slide, key), "seconds": seconds})
+        peers = [{"slide": name, "runs": 1, **row} for row in judge_peers(slide, name)]
+        known = {row["method"] for row in peers}
+        rows += peers + [row for row in before if row["slide"] == name and row["method"] not in known]
+        rows += [{"slide": name, **row} for row in judge_weights(slide, named)]
         print(pd.DataFrame(rows).query("slide == @name").round(3).to_string(), flush=True)
     found = pd.DataFrame(rows)
-    runs = found.groupby(["slide", "method"], sort=False).size().rename("runs")
-    table = found.groupby(["slide", "method"], sort=False).mean().join(runs).reset_index()
+    found["runs"] = found["runs"].fillna(1)
+    grouped = found.groupby(["slide", "method"], sort=False)
+    table = grouped.mean().assign(runs=grouped["runs"].sum()).reset_index()
     mean = table.groupby("method", sort=False).mean(numeric_only=True).reset_index().assign(slide="mean")
     complete = table.groupby("method")["slide"].nunique()
     mean = mean[mean["method"].map(complete) == table["slide"].nunique()]

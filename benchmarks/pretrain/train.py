@@ -5,7 +5,8 @@
 
 `judged` leaves out the slides marked `held_out`, `validation` also those marked so (choices are made on them), `all`
 trains on everything. Checkpoints are written every epoch to `benchmarks/weights/NAME/`; `--resume` goes on from the
-last one.
+last one. After every epoch a probe of the labelled slides that come next in the split (`validation` for weights of that
+name, `held_out` for `judged`, none for `all`) goes to `benchmarks/weights/NAME/probes.csv`; nothing is chosen by it.
 """
 
 from __future__ import annotations
@@ -14,18 +15,24 @@ import argparse
 import os
 import tomllib
 import warnings
+from copy import deepcopy
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import anndata
+import numpy as np
+import pandas as pd
+from lightning import Callback, LightningModule, Trainer
 
 import stimg
+from stimg.models import Model
 from stimg.nn import get_config
 
 HERE = Path(__file__).parent
 WEIGHTS = HERE.parent / "weights"
-PARTS = {"validation": ["train"], "judged": ["train", "validation"], "all": ["train", "validation", "held_out"]}
+SPLITS = ("train", "validation", "held_out")
+PARTS = {"validation": SPLITS[:1], "judged": SPLITS[:2], "all": SPLITS}
 
 
 def split_of(entry: dict) -> str:
@@ -46,6 +53,28 @@ def read_slides(*parts: str) -> list[dict]:
     return entries
 
 
+class Probe(Callback):
+    """Agreement with the experts and k-NN in blocked folds after every epoch, of slides that are not trained on."""
+
+    def __init__(self, entries: list[dict], genes: np.ndarray, card: dict, path: Path) -> None:
+        self.entries, self.genes, self.card, self.path = entries, genes, card, path
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Append one row a slide."""
+        model = Model(deepcopy(pl_module.network).cpu().eval(), self.genes, self.card)
+        for entry in self.entries:
+            slide = entry["adata"].copy()
+            labels = slide.obs["domain"]
+            stimg.tl.embed(slide, model)
+            stimg.tl.domains(slide, labels.nunique())
+            found = stimg.metrics.probe(
+                slide.obsm["X_stimg"], labels, slide.obsm["spatial"], method="knn", protocol="blocked"
+            )
+            row = {"epoch": trainer.current_epoch, "slide": entry["file"], "blocked k-NN": found["accuracy"]}
+            row["ari"] = stimg.metrics.domain_scores(labels, slide.obs["stimg_domain"])["ari"]
+            pd.DataFrame([row]).round(4).to_csv(self.path, mode="a", header=not self.path.exists(), index=False)
+
+
 def main() -> None:
     """Train, and write the weights."""
     parser = argparse.ArgumentParser()
@@ -53,6 +82,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=25)
     parser.add_argument("--config", default="tiny")
     parser.add_argument("--size", type=int, default=16)
+    parser.add_argument("--unit", choices=("patch", "spot"), default="patch")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--channels", type=int, default=512)
     parser.add_argument("--label-loss", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name")
@@ -64,6 +96,7 @@ def main() -> None:
     patches = stimg.pp.to_patches(
         [entry["adata"] for entry in entries],
         size=args.size,
+        n_channels=args.channels,
         min_tissue=0.2,
         names=[entry["file"] for entry in entries],
         groups=[entry["tissue"] for entry in entries],
@@ -72,16 +105,22 @@ def main() -> None:
     )
     print(patches, flush=True)
     config = get_config(args.config)
-    batch_size = max(1, config.batch_size * 16**2 // args.size**2)  # as many sites a step, whatever the patch
+    batch_size = max(1, args.batch_size * 16**2 // args.size**2)  # as many sites a step, whatever the patch
     checkpoints = WEIGHTS / name
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    probed = [entry for entry in read_slides(*SPLITS[len(PARTS[args.split]) :][:1]) if entry.get("labels")]
+    card = {"name": name, "unit": args.unit, "size": args.size if args.unit == "patch" else 1, "target_sum": 1e4}
+    mask = "genes" if args.unit == "spot" else config.mask  # all that a single spot can hide
     model = stimg.tl.pretrain(
         patches,
-        replace(config, label_loss=args.label_loss, batch_size=batch_size),
+        replace(config, label_loss=args.label_loss, batch_size=batch_size, mask=mask),
+        unit=args.unit,
         max_epochs=1000,
         max_time=timedelta(minutes=args.minutes),
         checkpoint_dir=checkpoints,
         resume=checkpoints / "last.ckpt" if args.resume else None,
         name=f"stimg-{args.config}",
+        callbacks=[Probe(probed, patches.genes, card, checkpoints / "probes.csv")],
         rng=args.seed,
     )
     model.save(WEIGHTS / f"{name}.safetensors", overwrite=True)
