@@ -5,11 +5,12 @@
 k-NN (k = 15) and logistic regression are trained on the labels of one slide and tested on another. Tested are the
 slides marked `held_out` in `slides.toml`, which the weights never saw, each with every other slide of its data set that
 has labels as the source: cortex 2, heart 5 each, breast 4 each, STARmap 1; the olfactory bulb has no second slide.
-Weights under one name are training seeds of one recipe; "patch" and "spot" are the same network, slides and labels, with
-windows of 16 x 16 sites (20 minutes) or single spots (`train.py judged --unit spot --minutes 12`: eight epochs, the last
-three without a better validation loss) as samples. Features of weights are `.obsm["X_stimg"]`. Baselines are components of the slides of a data set together, from the selected
-genes that all of them have (30, z-scored within each slide), the same averaged over the 18 nearest spots, and 20 with
-their means over rings of 1, 2 and 3 pitches. A row is the mean over the sources of a slide (and training seeds).
+Weights under one name are training seeds of one recipe; "patch" and "spot" are the same network, slides and labels,
+with windows of 16 x 16 sites (20 minutes) or single spots (`train.py judged --unit spot --minutes 12`: eight epochs,
+the last two without a better validation loss) as samples. Features of weights are `.obsm["X_stimg"]`. Baselines are
+components of the slides of a data set together, from the selected genes that all of them have (30, z-scored within each
+slide), the same averaged over the 18 nearest spots, and 20 with their means over rings of 1, 2 and 3 pitches. A row is
+the mean over the sources of a slide (and training seeds).
 """
 
 from __future__ import annotations
