@@ -1,7 +1,7 @@
 """Train weights for many tissues on all the slides of `slides.toml`.
 
-    STIMG_DATA_DIR=../shared/data python benchmarks/pretrain/train.py judged --minutes 25
-    STIMG_DATA_DIR=../shared/data python benchmarks/pretrain/train.py all --minutes 25
+    STIMG_DATA_DIR=../shared/data python benchmarks/pretrain/train.py judged --minutes 20
+    STIMG_DATA_DIR=../shared/data python benchmarks/pretrain/train.py all --minutes 20
 
 `judged` leaves out the slides marked `held_out`, `validation` also those marked so (choices are made on them), `all`
 trains on everything. Checkpoints are written every epoch to `benchmarks/weights/NAME/`; `--resume` goes on from the
@@ -67,11 +67,11 @@ class Probe(Callback):
             labels = slide.obs["domain"]
             stimg.tl.embed(slide, model)
             stimg.tl.domains(slide, labels.nunique())
-            found = stimg.metrics.probe(
+            probe = stimg.metrics.probe(
                 slide.obsm["X_stimg"], labels, slide.obsm["spatial"], method="knn", protocol="blocked"
             )
-            row = {"epoch": trainer.current_epoch, "slide": entry["file"], "blocked k-NN": found["accuracy"]}
-            row["ari"] = stimg.metrics.domain_scores(labels, slide.obs["stimg_domain"])["ari"]
+            row = {"epoch": trainer.current_epoch, "slide": entry["file"], "blocked k-NN": probe["accuracy"]}
+            row["ARI"] = stimg.metrics.domain_scores(labels, slide.obs["stimg_domain"])["ari"]
             pd.DataFrame([row]).round(4).to_csv(self.path, mode="a", header=not self.path.exists(), index=False)
 
 
@@ -79,12 +79,11 @@ def main() -> None:
     """Train, and write the weights."""
     parser = argparse.ArgumentParser()
     parser.add_argument("split", choices=tuple(PARTS))
-    parser.add_argument("--minutes", type=float, default=25)
+    parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--config", default="tiny")
     parser.add_argument("--size", type=int, default=16)
     parser.add_argument("--unit", choices=("patch", "spot"), default="patch")
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--channels", type=int, default=512)
     parser.add_argument("--label-loss", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name")
@@ -96,7 +95,6 @@ def main() -> None:
     patches = stimg.pp.to_patches(
         [entry["adata"] for entry in entries],
         size=args.size,
-        n_channels=args.channels,
         min_tissue=0.2,
         names=[entry["file"] for entry in entries],
         groups=[entry["tissue"] for entry in entries],

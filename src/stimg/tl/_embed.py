@@ -75,7 +75,7 @@ def embed(
         smoother and slower.
     symmetric
         Average over four symmetries of the lattice: flips of a hexagonal, quarter turns of any other. Measured better,
-        and a turned slide gets the same embedding; without, embedding is four times faster.
+        and a turned slide gets the same embedding; without, embedding is about twice as fast.
     batch_size
         Windows a batch; by default set by the device and the size of a window.
     device
