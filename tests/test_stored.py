@@ -22,7 +22,8 @@ KINDS = ("h5ad", "h5ad dense", "zarr", "zarr dense", "dask", "dask dense")
 
 @pytest.fixture(autouse=True)
 def small_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr(_rows, "NONZEROS_A_BLOCK", 1000)
+    for name in ("NONZEROS_A_BLOCK", "NONZEROS_AT_ONCE"):
+        monkeypatch.setattr(_rows, name, 1000)
     monkeypatch.setattr(_rows, "DENSE_A_BLOCK", 2000)
     with stimg.settings.override(cachedir=tmp_path / "cache"):
         yield

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NONZEROS_A_BLOCK = 2**23
+NONZEROS_AT_ONCE = 2**18
 DENSE_A_BLOCK = 2**24
 
 
@@ -112,8 +113,8 @@ def is_mapped(matrix: sparse.csr_array) -> bool:
 
 
 def row_blocks(matrix: sparse.csr_array) -> Iterator[tuple[slice, sparse.csr_array]]:
-    """Yield the rows of a matrix in blocks of few non-zeros, without a copy; small matrices whole."""
-    for start, stop in by_nonzeros(matrix.indptr):
+    """Yield the rows of a matrix in blocks whose non-zeros fit the caches, without a copy; small matrices whole."""
+    for start, stop in by_nonzeros(matrix.indptr, NONZEROS_AT_ONCE):
         if stop - start == matrix.shape[0]:
             yield slice(start, stop), matrix
             return
@@ -129,11 +130,12 @@ def _view(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, n_columns: 
     return matrix
 
 
-def by_nonzeros(indptr: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Yield ranges of rows with about `NONZEROS_A_BLOCK` non-zeros each, at least one row."""
+def by_nonzeros(indptr: np.ndarray, most: int | None = None) -> Iterator[tuple[int, int]]:
+    """Yield ranges of rows with about `most` non-zeros each, by default `NONZEROS_A_BLOCK`, at least one row."""
+    most = most or NONZEROS_A_BLOCK
     start, n_rows = 0, len(indptr) - 1
     while start < n_rows:
-        stop = int(np.searchsorted(indptr, indptr[start] + NONZEROS_A_BLOCK, side="right")) - 1
+        stop = int(np.searchsorted(indptr, indptr[start] + most, side="right")) - 1
         stop = min(max(stop, start + 1), n_rows)
         yield start, stop
         start = stop

@@ -140,9 +140,10 @@ class Slide:
             offset = mean @ weight
         limit = mean + CLIP * std
         for rows, block in row_blocks(self.expression):
-            part = block[:, genes]
+            part = take_columns(block, genes)
             if scaling == "zscore":
-                part.data = np.minimum(part.data, limit[part.indices])
+                clipped = np.minimum(part.data, limit.take(part.indices))
+                part = sparse.csr_array((clipped, part.indices, part.indptr), shape=part.shape)
             result[rows] = part @ weight - offset
         return result
 
@@ -162,18 +163,24 @@ def moments(blocks: Iterable[sparse.csr_array]) -> tuple[np.ndarray, np.ndarray]
     return mean.astype(np.float32), np.sqrt(variance).astype(np.float32)
 
 
-def log_normalise(
-    counts: sparse.csr_array, target_sum: float, columns: np.ndarray | slice = slice(None)
-) -> sparse.csr_array:
-    """Return float32 `log1p(counts / row total * target_sum)` of the genes at `columns`.
+def take_columns(matrix: sparse.csr_array, columns: np.ndarray | None) -> sparse.csr_array:
+    """Return the matrix at `columns`; the matrix itself, not a copy, where these are all of them in order."""
+    if columns is None or np.array_equal(columns, np.arange(matrix.shape[1])):
+        return matrix
+    return sparse.csr_array(matrix[:, columns])
+
+
+def log_normalise(counts: sparse.csr_array, target_sum: float, columns: np.ndarray | None = None) -> sparse.csr_array:
+    """Return float32 `log1p(counts / row total * target_sum)` of the genes at `columns`, by default all.
 
     Totals are those of all genes; rows without counts stay zero.
     """
     totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
     factors = np.divide(target_sum, totals, out=np.zeros_like(totals), where=totals > 0).astype(np.float32)
-    kept = sparse.csr_array(counts[:, columns])
+    kept = take_columns(counts, columns)
     data = np.log1p(kept.data * np.repeat(factors, np.diff(kept.indptr)))
-    return sparse.csr_array((data, kept.indices, kept.indptr), shape=kept.shape)
+    indices = kept.indices.copy() if kept is counts else kept.indices  # nothing that the caller could change is shared
+    return sparse.csr_array((data, indices, kept.indptr), shape=kept.shape)
 
 
 def read_slides(
@@ -244,7 +251,7 @@ def _site_rows(
             values = sparse.csr_array(_adder(shared) @ values)
             if scale == "log":
                 values = sparse.csr_array(sparse.diags_array(1 / shared.astype(np.float32)) @ values)
-        yield log_normalise(values, target_sum, columns) if scale == "counts" else values[:, columns]
+        yield log_normalise(values, target_sum, columns) if scale == "counts" else take_columns(values, columns)
 
 
 def _adder(counts: np.ndarray) -> sparse.csr_array:

@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy import sparse
+from sklearn.decomposition import PCA
 
 import stimg
+from stimg._tokens import match_slides
+from stimg.tl._slide_components import _neighbour_means, local_components
 
 
 def test_embedding_is_written_deterministic_and_invariant_to_row_order(make_slide, trained):
@@ -193,6 +197,20 @@ def test_genes_that_the_model_does_not_know_are_in_the_joined_part_alone(make_sl
         stimg.tl.embed(each, trained, layer="log", scale="log")
     np.testing.assert_array_equal(other.obsm["X_stimg"], slide.obsm["X_stimg"])
     assert np.abs(other.obsm["X_stimg_slide"][:, 32] - slide.obsm["X_stimg_slide"][:, 32]).max() > 0.1
+
+
+def test_own_components_are_the_principal_components_and_leave_random_numbers_alone(make_slide, trained):
+    slide = make_slide()
+    state = torch.random.get_rng_state()
+    matched, _ = match_slides(slide, trained, layer=None, scale=None, lattice_key="lattice")
+    section = matched[0][0]
+    [found] = local_components([section])
+    assert torch.equal(torch.random.get_rng_state(), state)
+    values = section.standardise(section.expression.toarray(), np.arange(60))
+    exact = _neighbour_means(section) @ PCA(30, svd_solver="full").fit(values).transform(values)
+    along = np.linalg.svd(np.linalg.qr(found - found.mean(0))[0].T @ np.linalg.qr(exact - exact.mean(0))[0])[1]
+    assert along[:10].min() > 0.999
+    np.testing.assert_allclose(np.abs(np.corrcoef(found[:, 0], exact[:, 0])[0, 1]), 1, rtol=1e-3)
 
 
 def test_a_slide_of_one_spot_is_embedded(make_slide, trained):

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
+from stimg._slide import take_columns
+
 if TYPE_CHECKING:
     from stimg._slide import Slide
 
 COMPONENTS = 30
 MOST_GENES = 2000
+OVERSAMPLED = 10
 MOST_FITTED = 2000
 RADIUS = 2.3  # pitches; two rings of a hexagonal lattice, and the 20 nearest of a square one
 
@@ -32,7 +35,7 @@ def local_components(slides: list[Slide]) -> list[np.ndarray]:
     list
         float32 (n_sites, k) for each section; `k` is 30, or fewer where sites or genes are few.
     """
-    from sklearn.decomposition import PCA
+    import torch
 
     n_sites = sum(slide.n_sites for slide in slides)
     variance = np.sum([slide.std**2 * slide.n_sites for slide in slides], axis=0) / n_sites
@@ -45,10 +48,15 @@ def local_components(slides: list[Slide]) -> list[np.ndarray]:
     sample = []
     for slide in slides:
         sites = np.linspace(0, slide.n_sites - 1, max(1, round(share * slide.n_sites))).astype(np.int64)
-        sample.append(slide.standardise(slide.expression[sites][:, genes].toarray(), genes))
+        sample.append(slide.standardise(take_columns(slide.expression[sites], genes).toarray(), genes))
     # Four power iterations: as good as an exact solver for domains, and several times as fast.
-    fitted = PCA(n_components, svd_solver="randomized", iterated_power=4, random_state=0).fit(np.concatenate(sample))
-    return [_neighbour_means(slide) @ slide.project(fitted.components_.T, "zscore", genes) for slide in slides]
+    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        torch.manual_seed(0)
+        values = torch.from_numpy(np.concatenate(sample))
+        found = torch.pca_lowrank(values, min(n_components + OVERSAMPLED, *values.shape), niter=4)[2]
+    weight = found[:, :n_components].numpy()
+    weight = weight * np.sign(weight[np.abs(weight).argmax(0), np.arange(n_components)])  # signs that turns keep
+    return [_neighbour_means(slide) @ slide.project(weight, "zscore", genes) for slide in slides]
 
 
 def _neighbour_means(slide: Slide) -> sparse.csr_array:
