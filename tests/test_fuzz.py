@@ -96,7 +96,12 @@ def histology():
     return slide, patches, dense, pairs
 
 
-def calls(slide, trained, histology):
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory):
+    return stimg.datasets.synthetic_1k4m(tmp_path_factory.mktemp("collection"), n_slides=2)
+
+
+def calls(slide, trained, histology, collection):
     """Calls that work, of the functions whose arguments are replaced by junk one at a time."""
     patches = stimg.pp.to_patches(slide, size=8, n_channels=8)
     config = stimg.nn.Config(dim=32, encoder_layers=1, heads=2, n_programs=8)
@@ -131,6 +136,7 @@ def calls(slide, trained, histology):
         stimg.pl.domains: {"adata": slide},
         stimg.pl.reconstruction: {"adata": slide, "genes": [slide.var_names[0]]},
         stimg.pl.expression_map: {"adata": image, "genes": [gene]},
+        stimg.pl.gene_correlation: {"correlations": stimg.metrics.gene_correlations(true, predicted)},
         stimg.pl.patches: {"patches": patches},
         stimg.pl.history: {"model": trained},
         stimg.metrics.domain_scores: {"labels_true": labels, "labels_pred": labels, "coordinates": spatial},
@@ -149,14 +155,21 @@ def calls(slide, trained, histology):
         stimg.metrics.smooth_expression: {"values": true, "lattice": slide.obsm["lattice"]},
         stimg.metrics.hide_regions: {"lattice": slide.obsm["lattice"], "size": 2},
         stimg.metrics.interpolate_hidden: {"expression": true, "positions": spatial, "hidden": hidden},
+        stimg.models.load: {"source": "stimg-tiny"},
+        stimg.models.card: {"source": "stimg-tiny"},
         stimg.datasets.synthetic: {"platform": "visium", "n_obs": 50, "n_genes": 20},
+        stimg.datasets.synthetic_histology: {"n_rows": 3, "n_cols": 3, "n_genes": 6},
+        stimg.datasets.stimage_1k4m: {"root": collection},
+        stimg.datasets.hest: {"root": collection},
+        stimg.datasets.dlpfc: {"slice": "151673"},
+        stimg.datasets.her2st: {"section": "A1"},
     }
 
 
 @cases(120, 5000)
-def test_arguments(examples, ready, trained, histology):
+def test_arguments(examples, ready, trained, histology, collection):
     """One junk argument in a call that works otherwise."""
-    working = calls(ready, trained, histology)
+    working = calls(ready, trained, histology, collection)
     given_slides = (ready, histology[0])
 
     @drawn(examples, function=st.sampled_from(list(working)), which=st.integers(0, 100), junk=JUNK)

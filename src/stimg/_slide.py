@@ -179,8 +179,10 @@ def log_normalise(counts: sparse.csr_array, target_sum: float, columns: np.ndarr
     factors = np.divide(target_sum, totals, out=np.zeros_like(totals), where=totals > 0).astype(np.float32)
     kept = take_columns(counts, columns)
     data = np.log1p(kept.data * np.repeat(factors, np.diff(kept.indptr)))
-    indices = kept.indices.copy() if kept is counts else kept.indices  # nothing that the caller could change is shared
-    return sparse.csr_array((data, indices, kept.indptr), shape=kept.shape)
+    where = (kept.indices, kept.indptr)
+    if kept is counts:  # share nothing that could be changed in place
+        where = (kept.indices.copy(), kept.indptr.copy())
+    return sparse.csr_array((data, *where), shape=kept.shape)
 
 
 def read_slides(

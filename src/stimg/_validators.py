@@ -27,7 +27,8 @@ LARGEST_LOG = 50
 
 
 KEYS = ("key", "key_added", "layer", "library", "library_id", "image_key_added", "gene_key_added", "name", "title")
-PATHS = ("path", "map_path", "checkpoint_dir", "resume")
+IDENTIFIERS = ("study", "revision", "sha256")
+PATHS = ("path", "root", "source", "map_path", "checkpoint_dir", "resume")
 COUNTS = ("stride", "batch_size", "max_steps", "early_stopping")
 
 
@@ -53,14 +54,14 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         for name, value in given.items():
             parameter = signature.parameters[name]
             if value is not parameter.default:
-                _check_argument(name, value, parameter.annotation == "bool")
+                _check_argument(name, value, parameter.annotation in ("bool", "bool | None"))
         return function(*args, **kwargs)
 
     return call
 
 
 def _check_argument(name: str, value: object, switch: bool) -> None:
-    if name in KEYS or name.endswith(("_key", "_layer")):
+    if name in KEYS + IDENTIFIERS or name.endswith(("_key", "_layer")):
         wanted, right = "a string", isinstance(value, str) and value != ""
     elif name in PATHS:
         wanted, right = "a path", isinstance(value, str | os.PathLike) and value != ""
@@ -120,6 +121,15 @@ def check_gene_list(genes: Any) -> None:
     if not np.iterable(genes) or isinstance(genes, dict) or not all(isinstance(gene, str) for gene in genes):
         msg = f"Expected `genes` to be a list of gene names, found {genes!r}."
         raise TypeError(msg)
+
+
+def check_strings(name: str, values: Any) -> list[str]:
+    """Return one string or several as a list, or refuse what is neither."""
+    found = [values] if isinstance(values, str) else list(values) if np.iterable(values) else [values]
+    if isinstance(values, dict) or not all(isinstance(value, str) for value in found):
+        msg = f"Expected `{name}` to be a string or a list of strings, found {values!r}."
+        raise TypeError(msg)
+    return found
 
 
 def check_names(name: str, values: Any, count: int) -> None:

@@ -54,6 +54,10 @@ def test_catalogue_and_filters(miniature):
         ({"tissue": "brest"}, ValueError, "Did you mean 'breast'"),
         ({"technology": "Xenium"}, ValueError, "Known are"),
         ({"tissue": "skin", "annotated": True}, ValueError, "all conditions"),
+        ({"tissue": [1, 2]}, TypeError, "`tissue` to be a string or a list of strings"),
+        ({"slides": 3}, TypeError, "`slides` to be a string or a list of strings"),
+        ({"annotated": "yes"}, ValueError, "`annotated` to be True or False"),
+        ({"study": 34650042}, ValueError, "`study` to be a string"),
     ],
 )
 def test_unknown_values(miniature, options, error, message):

@@ -63,6 +63,13 @@ def test_paths_and_addresses(file, online, trained):
         stimg.models.load("none.safetensors")
 
 
+@pytest.mark.parametrize("source", [None, 3, b"stimg-tiny", ["stimg-tiny"], ""])
+def test_what_is_no_name_and_no_path_is_refused(source):
+    for call in (stimg.models.load, stimg.models.card):
+        with pytest.raises((TypeError, ValueError), match="`source` to be a path"):
+            call(source)
+
+
 def test_named_weights_that_are_not_bundled_come_from_the_mirror(monkeypatch, online, trained):
     entry = {"file": "stimg-large.safetensors", "sha256": trained.sha256, "description": "tests"}
     monkeypatch.setattr(_registry, "_registry", lambda: {"stimg-large": entry})

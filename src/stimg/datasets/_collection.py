@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from stimg import _keys
+from stimg._validators import check_strings, checked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -60,6 +61,7 @@ class Collection(ABC):
         """Names of the slides in the order of the catalogue."""
         return self.catalogue.index.tolist()
 
+    @checked
     def filter(
         self,
         slides: str | Iterable[str] | None = None,
@@ -90,16 +92,17 @@ class Collection(ABC):
             An unknown slide.
         ValueError
             A value that no slide has, or no slide that fits all of them.
+        TypeError
+            Names or values that are no strings.
         """
         kept = np.ones(len(self), dtype=bool)
         if slides is not None:
-            wanted = [slides] if isinstance(slides, str) else list(slides)
-            kept &= self.catalogue.index.isin([self.check_name(name) for name in wanted])
+            kept &= self.catalogue.index.isin([self.check_name(name) for name in check_strings("slides", slides)])
         for column, values in (("tissue", tissue), ("species", species), ("technology", technology)):
             if values is not None:
-                kept &= self._fits(column, [values] if isinstance(values, str) else list(values))
+                kept &= self._fits(column, check_strings(column, values))
         if study is not None:
-            kept &= self.catalogue["study"].astype(str).str.contains(str(study), regex=False).to_numpy()
+            kept &= self.catalogue["study"].astype(str).str.contains(study, regex=False).to_numpy()
         for column, flag in (("cancer", cancer), ("annotated", annotated)):
             if flag is not None:
                 kept &= (self.catalogue[column] == flag).fillna(False).to_numpy(dtype=bool)
@@ -112,8 +115,8 @@ class Collection(ABC):
 
     def check_name(self, name: str) -> str:
         """Return the name of a slide, or refuse it and suggest near ones."""
-        if name in self.catalogue.index:
-            return str(name)
+        if isinstance(name, str) and name in self.catalogue.index:
+            return name
         lower = {known.lower(): known for known in self.names}
         near = [lower[found] for found in difflib.get_close_matches(str(name).lower(), lower, n=3, cutoff=0.4)]
         msg = f"No slide {name!r} among the {len(self)} of this collection."

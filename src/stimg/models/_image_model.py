@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import pandas as pd
 import torch
 
+from stimg._validators import checked
 from stimg.models._model import HISTORY_COLUMNS
 from stimg.models._weights_file import (
     check_card,
@@ -87,6 +88,7 @@ class ImageModel(ABC):
         ]
         return "\n".join(lines)
 
+    @checked
     def save(self, path: str | Path, *, overwrite: bool = False, half: bool = False) -> None:
         """Write everything to one `.safetensors` file; another encoder's own frozen weights are left out.
 
@@ -118,6 +120,7 @@ class ImageModel(ABC):
         self.sha256 = write_weights(path, content, own_tensors(self.network), overwrite=overwrite, half=half)
 
     @classmethod
+    @checked
     def load(cls, path: str | Path, *, encoder: Any = None) -> Self:
         """Read a model that :meth:`save` wrote. No pickle is read and no code is run.
 

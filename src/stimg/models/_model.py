@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
+from stimg._validators import checked
 from stimg.models._weights_file import (
     check_card,
     check_vocabulary,
@@ -79,6 +80,7 @@ class Model:
             lines.append(f"  history   {len(self.history)} epochs, training loss {last['train_loss']:.4f}")
         return "\n".join(lines)
 
+    @checked
     def save(self, path: str | Path, *, overwrite: bool = False, half: bool = False) -> None:
         """Write weights, configuration, vocabulary, card and history to one `.safetensors` file.
 
@@ -112,6 +114,7 @@ class Model:
         self.sha256 = write_weights(path, content, self.network.state_dict(), overwrite=overwrite, half=half)
 
     @classmethod
+    @checked
     def load(cls, path: str | Path) -> Model:
         """Read a model that :meth:`save` wrote. No pickle is read and no code is run.
 

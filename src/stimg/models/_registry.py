@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from stimg._settings import settings
+from stimg._validators import checked
 
 if TYPE_CHECKING:
     from stimg.models._model import Model
@@ -34,6 +35,7 @@ def available() -> pd.DataFrame:
     return table.rename_axis("name")
 
 
+@checked
 def load(source: str | Path, *, sha256: str | None = None) -> Model:
     """Load pretrained weights.
 
@@ -80,15 +82,15 @@ def load(source: str | Path, *, sha256: str | None = None) -> Model:
     return Model.load(source)
 
 
-def card(name: str | Path) -> dict[str, Any]:
+def card(source: str | Path) -> dict[str, Any]:
     """Return the card of weights: training slides, genes, normalisation, licence, measured quality.
 
     Parameters
     ----------
-    name
+    source
         As for :func:`load`.
     """
-    return load(name).card
+    return load(source).card
 
 
 def _registry() -> dict[str, dict[str, str]]:
