@@ -1,10 +1,12 @@
-"""Training in two processes that talk by gloo, started by torchrun as on a cluster."""
+"""Training in two processes that talk by gloo, started by torchrun or with what `srun` tells its processes."""
 
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ import stimg
 
 processes, out = int(sys.argv[1]), sys.argv[2]
 together = {"devices": processes, "strategy": "ddp"} if processes > 1 else {}
-rank = os.environ.get("RANK", "0")
+rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
 """
 PRETRAIN = """
 slides = [stimg.datasets.synthetic("visium", n_obs=600, n_genes=60, seed=seed) for seed in (0, 1)]
@@ -66,12 +68,15 @@ config = stimg.nn.DenseConfig(batch_size=8 // processes, dropout=0.0, pearson_lo
 model = stimg.tl.train_expression(patches, config, max_epochs=3, device="cpu", rng=0, trainer_kwargs=together)
 """
 END = """
+if processes > 1:
+    from torch import distributed
+    assert (distributed.get_rank(), distributed.get_world_size()) == (int(rank), processes)
 model.history.to_csv(f"{out}/history-{rank}.csv")
 model.save(f"{out}/model-{rank}.safetensors")
 """
 
 
-def train(folder: Path, program: str, processes: int, *arguments: str) -> list:
+def train(folder: Path, program: str, processes: int, *arguments: str, by_slurm: bool = False) -> list:
     folder.mkdir()
     script = folder / "script.py"
     script.write_text(BEGIN + program + END)
@@ -82,20 +87,38 @@ def train(folder: Path, program: str, processes: int, *arguments: str) -> list:
         "OMP_NUM_THREADS": "1",
         "USE_LIBUV": "0",
     }
-    command = [*(start if processes > 1 else [sys.executable]), str(script), str(processes), str(folder), *arguments]
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert found.returncode == 0, found.stderr[-3000:]
+    plain = by_slurm or processes == 1
+    command = [*([sys.executable] if plain else start), str(script), str(processes), str(folder), *arguments]
+
+    def run(variables: dict[str, str]) -> None:
+        one = environment | variables
+        found = subprocess.run(command, env=one, capture_output=True, text=True, timeout=300, check=False)
+        assert found.returncode == 0, found.stderr[-3000:]
+
+    with ThreadPoolExecutor(processes) as pool:
+        list(pool.map(run, slurm_variables(processes) if by_slurm else [{}]))
     return [
         (pd.read_csv(folder / f"history-{rank}.csv"), load_file(folder / f"model-{rank}.safetensors"))
         for rank in range(processes)
     ]
 
 
-@pytest.mark.parametrize("groups", [False, True])
-def test_two_processes_learn_as_one_with_the_double_batch(tmp_path, groups):
+def slurm_variables(processes: int) -> list[dict[str, str]]:
+    """What `srun` puts into the environment of each process of a job on this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "stimg", "SLURM_JOB_NODELIST": "127.0.0.1", "SLURM_NNODES": "1"}
+    job |= {"SLURM_NTASKS": str(processes), "SLURM_NTASKS_PER_NODE": str(processes), "SLURM_NODEID": "0"}
+    job |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [job | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(processes)]
+
+
+@pytest.mark.parametrize(("groups", "by_slurm"), [(False, False), (True, False), (False, True)])
+def test_two_processes_learn_as_one_with_the_double_batch(tmp_path, groups, by_slurm):
     arguments = ["groups"] if groups else []
     ((alone, _),) = train(tmp_path / "one", PRETRAIN, 1, *arguments)
-    (first, weights), (second, others) = train(tmp_path / "two", PRETRAIN, 2, *arguments)
+    (first, weights), (second, others) = train(tmp_path / "two", PRETRAIN, 2, *arguments, by_slurm=by_slurm)
     for name, value in weights.items():
         np.testing.assert_array_equal(value, others[name])
     for column in ("train_loss", "val_loss", "lr"):
