@@ -216,7 +216,7 @@ def read_slides(
         values = _site_rows(expression, rows, obs_site, columns, scale=scale, target_sum=target_sum)
         slides.append(
             Slide(
-                name=library,
+                name=str(library),
                 expression=collect_rows(values, len(columns), mapped=is_mapped(expression)),
                 genes=table.var_names.to_numpy()[columns].astype(str),
                 weights=weights[columns].astype(np.float32),

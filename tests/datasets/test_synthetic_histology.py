@@ -30,6 +30,16 @@ def test_slides_of_different_seeds_share_their_genes():
     assert (first.X != again.X).nnz == 0
 
 
-def test_bad_sizes_are_named():
-    with pytest.raises(ValueError, match="n_rows"):
-        stimg.datasets.synthetic_histology(n_rows=1)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_rows": 1}, "`n_rows`"),
+        ({"depth": -1.0}, "`depth`"),
+        ({"depth": float("nan")}, "`depth`"),
+        ({"n_rows": 10**5, "n_cols": 10**5}, "Ask for fewer"),
+        ({"n_genes": 10**6}, "Ask for fewer"),
+    ],
+)
+def test_bad_sizes_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        stimg.datasets.synthetic_histology(**options)

@@ -9,13 +9,14 @@ from scipy import ndimage, sparse
 
 from stimg import _keys
 from stimg._footprints import disk_footprints
-from stimg._validators import check_positive_int, checked
+from stimg._validators import check_positive, check_positive_int, checked
 
 MPP = 2.0
 MAP_PX = 4  # pixels of the image in one pixel of the map, on each side
 SPOT_UM, PITCH_UM = 100.0, 200.0
 MARGIN_UM = 150.0
 GENE_SEED = 2026
+MOST_VALUES = 2**29  # 4 GB while it is made
 # Nuclei: most a square of 100 um, radius in um, colour; then the colour of the tissue between them.
 CELL_TYPES = ((30.0, 5.0, (92, 50, 130)), (12.0, 3.5, (150, 70, 150)), (60.0, 3.0, (48, 30, 105)))
 BETWEEN = np.array([(214, 160, 200), (236, 168, 196), (205, 175, 215)])
@@ -49,12 +50,24 @@ def synthetic_histology(
         `.uns["spatial"]["histology"]` with the image as `hires` at scale 1, `.obs["array_row"]`, `.obs["array_col"]`.
         `.uns["stimg_truth"]`: `map` float32 (n_genes, height, width), counts a spot's area would have if it were like
         that place, in pixels of 8 micrometres; `genes`; `mpp`.
+
+    Raises
+    ------
+    ValueError
+        Too few rows, columns or genes, more than memory is likely to hold, or a `depth` that is not positive.
     """
     for name, value in (("n_rows", n_rows), ("n_cols", n_cols), ("n_genes", n_genes)):
         check_positive_int(name, value, minimum=2)
-    rng = np.random.default_rng(seed)
+    check_positive("depth", depth)
     unit = MPP * MAP_PX
     shape = tuple(int(np.ceil(((n - 1) * PITCH_UM + 2 * MARGIN_UM) / unit)) for n in (n_rows, n_cols))
+    if (size := n_genes * shape[0] * shape[1]) > MOST_VALUES:
+        msg = (
+            f"Expected `n_rows`, `n_cols` and `n_genes` of a map of at most {MOST_VALUES:,} values, found {size:,} of "
+            f"{n_rows} x {n_cols} spots and {n_genes} genes. Ask for fewer of them."
+        )
+        raise ValueError(msg)
+    rng = np.random.default_rng(seed)
     share = _shares(shape, unit, rng)
     nuclei = _nuclei(share, unit, rng)
     pixels = _draw(share, nuclei, unit, rng)
