@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from scipy import sparse
 from sklearn.decomposition import PCA
 
@@ -199,18 +198,15 @@ def test_genes_that_the_model_does_not_know_are_in_the_joined_part_alone(make_sl
     assert np.abs(other.obsm["X_stimg_slide"][:, 32] - slide.obsm["X_stimg_slide"][:, 32]).max() > 0.1
 
 
-def test_own_components_are_the_principal_components_and_leave_random_numbers_alone(make_slide, trained):
+def test_own_components_are_the_principal_components(make_slide, trained):
     slide = make_slide()
-    state = torch.random.get_rng_state()
     matched, _ = match_slides(slide, trained, layer=None, scale=None, lattice_key="lattice")
     section = matched[0][0]
     [found] = local_components([section])
-    assert torch.equal(torch.random.get_rng_state(), state)
     values = section.standardise(section.expression.toarray(), np.arange(60))
     exact = _neighbour_means(section) @ PCA(30, svd_solver="full").fit(values).transform(values)
     along = np.linalg.svd(np.linalg.qr(found - found.mean(0))[0].T @ np.linalg.qr(exact - exact.mean(0))[0])[1]
-    assert along[:10].min() > 0.999
-    np.testing.assert_allclose(np.abs(np.corrcoef(found[:, 0], exact[:, 0])[0, 1]), 1, rtol=1e-3)
+    np.testing.assert_allclose(along, 1, rtol=1e-4)
 
 
 def test_a_slide_of_one_spot_is_embedded(make_slide, trained):
