@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import anndata as ad
@@ -17,6 +20,7 @@ from scipy import sparse
 import stimg
 
 HERE = str(Path(stimg.__file__).parent)
+MOST_SECONDS = 300
 ERRORS = (ImportError, ValueError, TypeError, KeyError, RuntimeError, OSError, IndexError)
 
 
@@ -24,7 +28,7 @@ def attempt(call, *watched: ad.AnnData) -> bool:
     """Call; return whether it worked. An error must be raised by stimg's own code and leave the slides as they were."""
     before = [fingerprint(one) for one in watched]
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), ends():
             warnings.simplefilter("ignore")
             call()
     except ERRORS as error:
@@ -35,6 +39,23 @@ def attempt(call, *watched: ad.AnnData) -> bool:
         assert [fingerprint(one) for one in watched] == before, f"changed before the error: {error}"
         return False
     return True
+
+
+@contextmanager
+def ends() -> Iterator[None]:
+    """Turn a call that never ends into a failure; no case takes more than seconds."""
+
+    def stop(*_: object) -> None:
+        msg = f"The call did not end in {MOST_SECONDS} s."
+        raise AssertionError(msg)
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(MOST_SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def fingerprint(adata: ad.AnnData) -> str:

@@ -451,6 +451,14 @@ def test_spatialdata_centroids(spatial_data, with_array):
         np.testing.assert_array_equal(array_back(table.obsm["lattice"], info), array)
 
 
+@pytest.mark.parametrize("platform", ["visium", "square"])
+def test_distances_of_which_none_is_the_usual_one_are_no_grid(platform):
+    x = np.array([0, 1, 100, 101, 200, 201, 300, 303, 400, 403, 500, 503])  # half of them 1, half 3
+    slide = slide_of(np.column_stack([x, np.zeros(len(x))]))
+    with pytest.raises(ValueError, match="regular .* grid"):
+        stimg.pp.to_lattice(slide, platform)
+
+
 def test_bins_lie_as_spatialdata_draws_them():
     spatialdata = pytest.importorskip("spatialdata")
     geopandas, shapely = pytest.importorskip("geopandas"), pytest.importorskip("shapely")

@@ -161,6 +161,8 @@ def grid_indices(coordinates: np.ndarray, kind: str) -> tuple[np.ndarray, np.nda
     if pitch == 0:
         return None
     near = np.abs(distances[:, 1:] / pitch - 1) < 0.15
+    if not near.any():
+        return None
     offsets = coordinates[neighbours[:, 1:]][near] - np.repeat(coordinates, near.sum(1), axis=0)
     angle = _grid_angle(np.arctan2(offsets[:, 1], offsets[:, 0]), fold)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
