@@ -119,14 +119,15 @@ def draw(rows: list[dict], peers: list[dict], path: Path) -> None:
         mine = [peer for peer in mine if peer["slide"] != VISIUM]
         if mine:
             where = [peer["n_obs"] for peer in mine]
-            axes[0].plot(where, [peer["seconds"] for peer in mine], "s--", color=colours[method], label=method)
+            label = f"{method} (no more than {max(where):,})"
+            axes[0].plot(where, [peer["seconds"] for peer in mine], "s--", color=colours[method], label=label)
             axes[1].plot(where, [peer["GB"] for peer in mine], "s--", color=colours[method], label=method)
     for ax, name in zip(axes, ("seconds", "peak memory, GB"), strict=True):
         ax.set(xscale="log", yscale="log", xlabel="observations", ylabel=name)
         ax.spines[["top", "right"]].set_visible(False)
-    axes[1].set_yticks([0.5, 1, 2, 5, 10], labels=["0.5", "1", "2", "5", "10"])
+    axes[1].set_yticks([0.5, 1, 2, 5, 10, 20], labels=["0.5", "1", "2", "5", "10", "20"])
     axes[1].minorticks_off()
-    axes[0].legend(frameon=False)
+    axes[0].legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=150)
 
 
@@ -139,7 +140,11 @@ def main() -> None:
     parser.add_argument("--peers", help="python of the peers' environment")
     parser.add_argument("--peer-sizes", type=lambda text: int(float(text)), nargs="+", default=[1000, 10**4])
     parser.add_argument("--methods", nargs="+", default=PEERS)
-    parser.add_argument("--update", action="store_true", help="run these peers alone, keep the rest of the results")
+    parser.add_argument(
+        "--update",
+        action="store_true",
+        help="keep the results that are not run again: of peers without --peers, of stimg with it",
+    )
     parser.add_argument("--limit", type=float, default=1200)
     parser.add_argument("--out", type=Path, default=HERE / "results" / "scale")
     parser.add_argument("--one", type=Path)
@@ -157,12 +162,13 @@ def main() -> None:
             path = args.folder / f"{size}.h5ad"
             stimg.datasets.synthetic("visium_hd", n_obs=size, n_genes=N_GENES, depth=DEPTH, path=path).file.close()
     real = Path(os.environ["STIMG_DATA_DIR"]) if "STIMG_DATA_DIR" in os.environ else None
-    content = {"about": f"{args.threads} threads, stimg {stimg.__version__}, torch {torch.__version__}"}
+    content: dict = {"peers": []}
     if args.update:
         content = json.loads(args.out.with_suffix(".json").read_text())
-    else:
+    if not (args.update and args.peers):
         files = [args.folder / f"{size}.h5ad" for size in args.sizes] + ([real / f"{VISIUM}.h5ad"] if real else [])
-        content |= {"stimg": [run_stimg(path, real, args.threads) for path in files], "peers": []}
+        content["stimg"] = [run_stimg(path, real, args.threads) for path in files]
+        content["about"] = f"{args.threads} threads, stimg {stimg.__version__}, torch {torch.__version__}"
     methods = args.methods if args.peers else []
     content["peers"] = [peer for peer in content["peers"] if peer["method"] not in methods]
     for method in methods:

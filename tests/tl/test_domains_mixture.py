@@ -27,6 +27,16 @@ def test_the_start_separates_long_clusters():
     assert adjusted_rand_score(truth, KMeans(3, n_init=10, random_state=0).fit_predict(values)) < 0.6
 
 
+@pytest.mark.parametrize("seed", [4, 8, 9, 30])
+def test_fewer_observations_than_dimensions_of_very_different_spread(seed):
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(15, 14))
+    values = values @ (np.logspace(0, -4, 14)[:, None] * np.linalg.qr(rng.normal(size=(43, 43)))[0][:14])
+    labels, confidence = cluster(values, 2, method="mixture", seed=0)
+    assert set(labels) == {0, 1}
+    assert np.isfinite(confidence).all()
+
+
 def test_labels_count_from_zero_without_gaps():
     values, _ = long_clusters([30, 30, 30])
     for n_clusters in (1, 2, 5, 45):

@@ -39,6 +39,7 @@ def fit_mixture(values: np.ndarray, n_domains: int, seed: int, covariance: str) 
         means = np.stack([found[labels == k].mean(0) for k in range(n_domains)])
         offset = found - means[labels]
         precision = np.linalg.inv(offset.T @ offset / len(found) + floor * np.eye(seen.shape[1]))
+        precision = (precision + precision.T) / 2  # rounding leaves it a little unsymmetric
         start = {
             "weights_init": np.bincount(labels) / len(labels),
             "means_init": means,
