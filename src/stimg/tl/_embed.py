@@ -98,7 +98,7 @@ def embed(
     `.obsm[key_added]` : float32, shape (n_obs, d). The network's embedding, comparable between slides. Observations
     that share a site have equal rows.
     `.obsm[key_added + "_slide"]` : float32, shape (n_obs, d + 30). The same, joined with 30 principal components of the
-    slide's own 1,000 most variable genes, averaged over the sites within 2.3 pitches; each of the two parts is centred
+    slide's own 2,000 most variable genes, averaged over the sites within 2.3 pitches; each of the two parts is centred
     and has a total variance of one. For domains of one slide, since it also holds what the model never learned; not
     comparable between slides.
     `.uns["stimg"]["embed"]` : parameters, gene overlap, the model's name and the sha256 of its file.
