@@ -223,6 +223,7 @@ def write(content: dict, out: Path) -> None:
         text += "\nOther methods; `seconds` to the embedding, `total` of the process with own labels.\n\n"
         text += frame.round(2).fillna("").to_markdown(index=False) + "\n"
     text += "\nFigure: seconds of stimg are from file to domains, of the others from data in memory to embedding.\n"
+    text += "On more observations than the legend says, a method ran out of memory or was stopped.\n"
     text += f"\n![Seconds and memory over observations]({out.name}.png)\n"
     out.with_suffix(".md").write_text(text)
 
