@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from scipy import sparse
 from sklearn.decomposition import PCA
+from threadpoolctl import threadpool_info
 
 import stimg
 from stimg._tokens import match_slides
@@ -183,6 +187,26 @@ def test_the_slides_own_expression_is_joined(make_slide, trained):
     assert joined.dtype == np.float32
     np.testing.assert_allclose([joined[:, :32].var(0).sum(), joined[:, 32:].var(0).sum()], 1, rtol=1e-4)
     np.testing.assert_allclose(np.corrcoef(joined[:, 0], slide.obsm["X_stimg"][:, 0])[0, 1], 1, rtol=1e-4)
+
+
+def test_slides_in_several_threads_limit_those_of_blas_one_after_another(make_slide, trained, monkeypatch):
+    matched, _ = match_slides(make_slide(), trained, layer=None, scale=None, lattice_key="lattice")
+    inside, most = [], []
+    fit = PCA.fit
+
+    def watched(self, values):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.05)
+        inside.pop()
+        return fit(self, values)
+
+    monkeypatch.setattr(PCA, "fit", watched)
+    before = [(part["filepath"], part["num_threads"]) for part in threadpool_info()]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: local_components([matched[0][0]]), range(4)))
+    assert max(most) == 1
+    assert [(part["filepath"], part["num_threads"]) for part in threadpool_info()] == before
 
 
 def test_genes_that_the_model_does_not_know_are_in_the_joined_part_alone(make_slide, trained):

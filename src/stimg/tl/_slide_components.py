@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 COMPONENTS = 30
 MOST_GENES = 2000
 MOST_FITTED = 2000
+ONE_AT_A_TIME = threading.Lock()
 RADIUS = 2.3  # pitches; two rings of a hexagonal lattice, and the 20 nearest of a square one
 
 
@@ -51,7 +53,8 @@ def local_components(slides: list[Slide]) -> list[np.ndarray]:
         sample.append(slide.standardise(take_columns(slide.expression[sites], genes).toarray(), genes))
     # Four power iterations: as good as an exact solver for domains, and several times as fast.
     solver = PCA(n_components, svd_solver="randomized", iterated_power=4, random_state=0)
-    with threadpool_limits(1, user_api="blas"):  # threads of so small factorisations wait more than they work
+    # Threads of so small factorisations wait more than they work. The limit is the process's, so one slide at a time.
+    with ONE_AT_A_TIME, threadpool_limits(1, user_api="blas"):
         fitted = solver.fit(np.concatenate(sample))
     return [_neighbour_means(slide) @ slide.project(fitted.components_.T, "zscore", genes) for slide in slides]
 
