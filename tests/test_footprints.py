@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from stimg._footprints import box_footprints, disk_footprints, polygon_footprints
 
 SHAPE = (12, 15)
-place = st.tuples(st.floats(-4, 16), st.floats(-4, 19))
+# GEOS loses parts of polygons with subnormal coordinates.
+place = st.tuples(st.floats(-4, 16, allow_subnormal=False), st.floats(-4, 19, allow_subnormal=False))
 size = st.floats(0.05, 9)
 
 
