@@ -164,7 +164,7 @@ def moments(blocks: Iterable[sparse.csr_array]) -> tuple[np.ndarray, np.ndarray]
 
 
 def take_columns(matrix: sparse.csr_array, columns: np.ndarray | None) -> sparse.csr_array:
-    """Return the matrix at `columns`; the matrix itself, not a copy, where these are all of them in order."""
+    """Return the matrix at `columns`; itself, not a copy, where these are `None` or all of them in order."""
     if columns is None or np.array_equal(columns, np.arange(matrix.shape[1])):
         return matrix
     return sparse.csr_array(matrix[:, columns])
