@@ -68,7 +68,7 @@ def domains(
         `"mixture"`: Gaussian mixture, best of several starts by likelihood. `"kmeans"`. `"leiden"`: Leiden on two
         layers, the embedding's neighbour graph and the spatial one (leidenalg's multiplex partition; Traag et al.
         2019), with the resolution searched for `n_domains`. Of more than 200,000 observations the first two are fitted
-        to that many, evenly along the first component, and assign the rest; Leiden then takes hours.
+        to that many, evenly along the first component, and assign the rest; Leiden then takes long.
     use_rep
         Embedding in `.obsm`. By default `"X_stimg_slide"` where there is one, which was measured best over tissues, and
         `"X_stimg"` otherwise and for several slides, which only that can compare. Of several, such as
