@@ -41,13 +41,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import stimg
+from stimg._data._spot_crops import SpotCropDataset
+from stimg._train._align import neighbours_of
+from stimg._train._expression import jitter_colours
+from stimg._train._loop import EpochSampler, TrainingModule, fit_module
 from stimg.models import Model
 from stimg.nn import AlignConfig, AlignNetwork, ConvEncoder
 from stimg.nn._align import contrastive_loss
-from stimg.pp._spot_crops import SpotCropDataset
-from stimg.tl._align_training import neighbours_of
-from stimg.tl._expression_training import jitter_colours
-from stimg.tl._training import EpochSampler, TrainingModule, fit_module
 
 DATA = Path(os.environ["STIMG_DATA_DIR"])
 CROP = 96

@@ -27,10 +27,10 @@ from baselines import add_shared_baselines, near_means, ring_means
 from sklearn.decomposition import PCA
 
 import stimg
+from stimg._train._programs import gene_programs
 from stimg.models import Model
 from stimg.nn import GeneMAE, get_config
 from stimg.pp import PatchDataset
-from stimg.tl._programs import gene_programs
 
 SECTIONS = ("151673", "151674", "151675")
 N_DOMAINS = 7

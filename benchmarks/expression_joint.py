@@ -24,8 +24,8 @@ from expression import MPP, MPP_2K, RUNS, SCORES, read
 from scipy import sparse
 
 import stimg
-from stimg.pp._image_patch_dataset import ImageSlide
-from stimg.pp._spot_crops import z_scores
+from stimg._data._image_patches import ImageSlide
+from stimg._data._spot_crops import z_scores
 
 SHIFT = 6.0  # log-normalised values are not negative; standardised targets do not see it
 NAMED = ("C2-C4 to C5-C6", "MOB")

@@ -33,9 +33,9 @@ from expression import CROP, MPP, RUNS, read, spot_crops, spot_wise
 from scipy import sparse
 
 import stimg
-from stimg._footprints import disk_footprints
+from stimg._image._footprints import disk_footprints
+from stimg._image._place import read_image_slide
 from stimg.nn import DenseConfig
-from stimg.pp._image_slide import read_image_slide
 
 KEY = "stimg_image"
 UM = {"spatial_key": "spatial", "library_id": None, "image_key": None, "table_key": None}

@@ -25,10 +25,10 @@ from lightning import Callback
 from torch.utils.data import DataLoader
 
 import stimg
-from stimg._tokens import match_slides, site_tokens
-from stimg._windows import crop, window_starts
-from stimg.tl._infer import VALUES_ON_CPU, usual_stride
-from stimg.tl._slide_components import local_components
+from stimg._apply._components import local_components
+from stimg._apply._run_windows import VALUES_ON_CPU, usual_stride
+from stimg._apply._tokens import match_slides, site_tokens
+from stimg._slide._windows import crop, window_starts
 
 REPEATS = 15
 STEPS, WARM_UP = 60, 10

@@ -206,7 +206,7 @@ def _read_zarr(path: Path, table_key: str | None) -> tuple[AnnData, str]:
     import spatialdata
 
     from stimg import pp
-    from stimg._resolve import resolve_table
+    from stimg._input._tables import resolve_table
 
     slide = spatialdata.read_zarr(path)
     table = resolve_table(slide, table_key)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import stimg
-from stimg._footprints import disk_footprints
+from stimg._image._footprints import disk_footprints
 
 
 def test_counts_are_those_of_the_map_inside_the_spots():

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from stimg._footprints import disk_footprints
+from stimg._image._footprints import disk_footprints
+from stimg._train._expression import as_tensor
 from stimg.nn import DenseConfig, DenseNetwork
-from stimg.tl._expression_training import as_tensor
 
 CONFIG = DenseConfig(dim=16, n_programs=4)
 

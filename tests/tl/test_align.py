@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import stimg
+from stimg._apply._surroundings import read_surroundings
+from stimg._data._spot_crops import SpotCropDataset, window_inputs
+from stimg._train._align import neighbours_of
 from stimg.models import AlignmentModel, ExpressionModel
 from stimg.nn import AlignConfig, AlignNetwork, Config, ConvEncoder
 from stimg.nn._align import contrastive_loss
-from stimg.pp._spot_crops import SpotCropDataset, window_inputs
-from stimg.pp._surroundings import read_surroundings
-from stimg.tl._align_training import neighbours_of
 
 CONFIG = AlignConfig(dim=8, hidden=16, batch_size=12, chunk_size=4)
 

@@ -180,7 +180,7 @@ def test_equally_large_domains_are_named_in_row_order(slide):
 
 
 def test_refinement_takes_the_majority_within_a_section():
-    from stimg.tl._domains_methods import refine_labels
+    from stimg._cluster._methods import refine_labels
 
     line = np.stack([np.arange(6.0), np.zeros(6)], axis=1)
     labels = np.array([0, 0, 1, 0, 0, 0])
@@ -261,9 +261,9 @@ def test_of_very_many_observations_some_are_fitted_and_all_assigned(monkeypatch,
     slide = anndata.AnnData(np.zeros((900, 1), dtype=np.float32))
     slide.obsm["X_stimg"] = rng.normal(size=(3, 20))[truth] * 3 + rng.normal(size=(900, 20))
     stimg.tl.domains(slide, 3, method=method, key_added="whole")
-    for module in ("_domains", "_domains_methods", "_domains_mixture"):
-        monkeypatch.setattr(f"stimg.tl.{module}.MOST_FINISHED", 200)
-    monkeypatch.setattr("stimg.tl._domains_mixture.MOST_FITTED", 100)
+    for module in ("tl._domains", "_cluster._methods", "_cluster._mixture"):
+        monkeypatch.setattr(f"stimg.{module}.MOST_FINISHED", 200)
+    monkeypatch.setattr("stimg._cluster._mixture.MOST_FITTED", 100)
     stimg.tl.domains(slide, 3, method=method, key_added="some")
     assert adjusted_rand_score(slide.obs["whole"], slide.obs["some"]) > 0.95
     assert adjusted_rand_score(truth, slide.obs["some"]) > 0.95

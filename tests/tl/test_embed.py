@@ -10,8 +10,8 @@ from sklearn.decomposition import PCA
 from threadpoolctl import threadpool_info
 
 import stimg
-from stimg._tokens import match_slides
-from stimg.tl._slide_components import _neighbour_means, local_components
+from stimg._apply._components import _neighbour_means, local_components
+from stimg._apply._tokens import match_slides
 
 
 def test_embedding_is_written_deterministic_and_invariant_to_row_order(make_slide, trained):

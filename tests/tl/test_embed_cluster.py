@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import stimg
-from stimg import _tokens
-from stimg.tl import _infer
+from stimg._apply import _run_windows, _tokens
 
 
 @pytest.fixture
@@ -63,10 +62,10 @@ def test_light_network_gives_the_same_states(make_slide, trained):
     assert sum(p.numel() for p in trained.network.without_genes().parameters()) < sum(
         p.numel() for p in trained.network.parameters()
     )
-    first = _infer.run_windows(trained, matched[0][0], tokens, readout="decoder")
+    first = _run_windows.run_windows(trained, matched[0][0], tokens, readout="decoder")
     light = type("Light", (), {"network": trained.network.without_genes(), "card": trained.card})
     light.config = trained.config
-    np.testing.assert_array_equal(_infer.run_windows(light, matched[0][0], tokens, readout="decoder"), first)
+    np.testing.assert_array_equal(_run_windows.run_windows(light, matched[0][0], tokens, readout="decoder"), first)
 
 
 @pytest.mark.slow

@@ -69,7 +69,7 @@ def test_card_and_history(model):
 def test_the_network_learns_without_the_regression(clean, monkeypatch):
     n_statistics = DenseNetwork(CONFIG, 1).stain.channels
     nothing = torch.zeros(9, n_statistics), torch.zeros(9)
-    monkeypatch.setattr("stimg.tl._expression_training.stain_regression", lambda *_: nothing)
+    monkeypatch.setattr("stimg._train._expression.stain_regression", lambda *_: nothing)
     patches = stimg.pp.to_image_patches(clean, size=160)
     found = train(patches, max_epochs=12, val_fraction=0).history["train_loss"]
     assert found.iloc[-4:].mean() < 0.9 * found.iloc[:4].mean()
@@ -140,7 +140,7 @@ def test_a_spot_is_the_mean_of_the_dense_map(model, slide):
 def test_blocks_fit_together(model, slide, monkeypatch):
     whole, parts = slide, slide.copy()
     predict(whole, model, dense=["Gene2"])
-    monkeypatch.setattr("stimg.tl._dense_infer.CORE", 48)
+    monkeypatch.setattr("stimg._apply._dense.CORE", 48)
     predict(parts, model, dense=["Gene2"])
     assert np.abs(whole.layers[KEY] - parts.layers[KEY]).max() < 0.1
     maps = [one.uns["stimg"]["expression_map"]["map"][0, :96, :96] for one in (whole, parts)]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from stimg import _keys
-from stimg._validators import check_strings, checked
+from stimg._input._checks import check_strings, checked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -171,7 +171,7 @@ class Collection(ABC):
         from spatialdata import SpatialData
         from spatialdata.models import Image2DModel, ShapesModel, TableModel
 
-        from stimg._image_files import WholeFile, open_file
+        from stimg._image._files import WholeFile, open_file
 
         table = self.read(slide)
         entry = table.uns[_keys.SPATIAL][slide]

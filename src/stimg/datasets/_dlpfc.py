@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from stimg import _keys
-from stimg._validators import checked
+from stimg._input._checks import checked
 from stimg.datasets._fetch import check_name, fetch, read_local
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from stimg import _keys
-from stimg._validators import checked
+from stimg._input._checks import checked
 from stimg.datasets._collection import SPOT_UM, Collection
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import pandas as pd
 
 from stimg import _keys
 from stimg._files import written_whole
+from stimg._input._checks import check_positive_int, checked, warn
 from stimg._settings import settings
-from stimg._validators import check_positive_int, checked, warn
 from stimg.datasets._collection import Collection
 from stimg.datasets._stimage_source import CACHE, HubFiles, LocalFiles, read_catalogue
 from stimg.datasets._stimage_tables import array_positions, check_unique, read_annotation, read_coordinates

@@ -14,7 +14,7 @@ from scipy import sparse
 
 from stimg import _keys
 from stimg._files import check_new_path, written_whole
-from stimg._validators import check_choice, check_positive, check_positive_int, checked
+from stimg._input._checks import check_choice, check_positive, check_positive_int, checked
 from stimg.pp._to_lattice import KIND_OF_PLATFORM
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from stimg import _keys
-from stimg._validators import check_positive_int, checked
+from stimg._input._checks import check_positive_int, checked
 from stimg.datasets._stimage_source import META
 from stimg.datasets._synthetic_histology import synthetic_histology
 

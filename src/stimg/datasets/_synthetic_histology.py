@@ -8,8 +8,8 @@ from anndata import AnnData
 from scipy import ndimage, sparse
 
 from stimg import _keys
-from stimg._footprints import disk_footprints
-from stimg._validators import check_positive, check_positive_int, checked
+from stimg._image._footprints import disk_footprints
+from stimg._input._checks import check_positive, check_positive_int, checked
 
 MPP = 2.0
 MAP_PX = 4  # pixels of the image in one pixel of the map, on each side

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stimg._validators import checked
+from stimg._input._checks import checked
 from stimg.metrics._checks import as_labels, as_points, check_same_length
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from stimg._validators import checked
+from stimg._input._checks import checked
 from stimg.metrics._checks import as_labels, as_sites, check_same_length
 from stimg.metrics._correlations import GENES_AT_ONCE, as_dense, as_matrix, as_pair, check_finite, correlate
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from scipy import sparse
 
-from stimg._validators import check_choice, check_positive, check_positive_int, checked
+from stimg._input._checks import check_choice, check_positive, check_positive_int, checked
 from stimg.metrics._checks import as_points
 
 if TYPE_CHECKING:

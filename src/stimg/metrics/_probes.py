@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from stimg._validators import check_choice, check_positive_int, checked
+from stimg._input._checks import check_choice, check_positive_int, checked
 from stimg.metrics._checks import as_labels, as_points, check_same_length
 from stimg.metrics._classifiers import METHODS, make_classifier
 

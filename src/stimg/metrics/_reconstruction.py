@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stimg._validators import checked
+from stimg._input._checks import checked
 from stimg.metrics._correlations import GENES_AT_ONCE, as_dense, as_pair, correlate
 
 if TYPE_CHECKING:

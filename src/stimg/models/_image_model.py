@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import pandas as pd
 import torch
 
-from stimg._validators import checked
+from stimg._input._checks import checked
 from stimg.models._model import HISTORY_COLUMNS
 from stimg.models._weights_file import (
     check_card,

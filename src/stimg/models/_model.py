@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
-from stimg._validators import checked
+from stimg._input._checks import checked
 from stimg.models._weights_file import (
     check_card,
     check_vocabulary,

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from stimg._input._checks import checked
 from stimg._settings import settings
-from stimg._validators import checked
 
 if TYPE_CHECKING:
     from stimg.models._model import Model

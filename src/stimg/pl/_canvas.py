@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stimg import _keys
-from stimg._validators import check_library_key
+from stimg._input._checks import check_library_key
 
 if TYPE_CHECKING:
     from anndata import AnnData

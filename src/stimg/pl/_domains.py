@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from stimg import _keys
-from stimg._resolve import resolve_table
-from stimg._validators import check_coordinates, check_obs_key, checked
+from stimg._input._checks import check_coordinates, check_obs_key, checked
+from stimg._input._tables import resolve_table
 from stimg.pl._canvas import FILL, add_scale_bar, draw_raster, draw_spots, pitch_of, section_image, section_rows
 
 if TYPE_CHECKING:

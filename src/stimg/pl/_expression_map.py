@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stimg import _keys
-from stimg._resolve import resolve_table
-from stimg._slide import log_normalise
-from stimg._validators import check_coordinates, check_expression, check_gene_list, check_var_unique, checked, get_layer
+from stimg._input._checks import (
+    check_coordinates,
+    check_expression,
+    check_gene_list,
+    check_var_unique,
+    checked,
+    get_layer,
+)
+from stimg._input._tables import resolve_table
+from stimg._slide._slide import log_normalise
 from stimg.pl._canvas import (
     add_colour_bar,
     add_scale_bar,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stimg._validators import check_positive_int, checked
+from stimg._input._checks import check_positive_int, checked
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stimg._validators import checked
+from stimg._input._checks import checked
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stimg._validators import check_made_by, check_positive_int, checked
-from stimg._windows import crop
+from stimg._input._checks import check_made_by, check_positive_int, checked
+from stimg._slide._windows import crop
 from stimg.pl._canvas import FILL, add_colour_bar, draw_spots
 
 if TYPE_CHECKING:
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from stimg._slide import Slide
-    from stimg.pp import PatchDataset
+    from stimg._data import PatchDataset
+    from stimg._slide._slide import Slide
 
 OUTLINE = "#D55E00"
 
@@ -62,7 +62,7 @@ def patches(
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import withStroke
 
-    from stimg.pp import PatchDataset
+    from stimg._data import PatchDataset
 
     check_made_by("patches", patches, PatchDataset, "stimg.pp.to_patches")
     windows = _windows(patches, n, indices)

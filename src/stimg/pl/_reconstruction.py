@@ -7,10 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stimg import _keys
-from stimg._resolve import resolve_table
-from stimg._rows import checked_rows
-from stimg._slide import log_normalise
-from stimg._validators import (
+from stimg._input._checks import (
     check_choice,
     check_coordinates,
     check_gene_list,
@@ -19,6 +16,9 @@ from stimg._validators import (
     checked,
     get_layer,
 )
+from stimg._input._rows import checked_rows
+from stimg._input._tables import resolve_table
+from stimg._slide._slide import log_normalise
 from stimg.pl._canvas import FILL, add_colour_bar, add_scale_bar, draw_spots, pitch_of, section_rows
 
 if TYPE_CHECKING:

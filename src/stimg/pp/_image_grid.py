@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import sparse
 
 from stimg import _keys
-from stimg._validators import check_positive, checked
+from stimg._input._checks import check_positive, checked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,8 +74,8 @@ def image_grid(
     """
     from anndata import AnnData
 
-    from stimg._image import open_image
-    from stimg._image_files import file_mpp
+    from stimg._image._files import file_mpp
+    from stimg._image._slide_image import open_image
     from stimg.pp._to_lattice import to_lattice
 
     check_positive("pitch_um", pitch_um)

@@ -8,10 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from stimg import _keys
-from stimg._resolve import prepare, resolve_table, write_uns
-from stimg._rows import checked_rows, row_blocks
-from stimg._slide import log_normalise, moments
-from stimg._validators import (
+from stimg._input._checks import (
     check_choice,
     check_coordinates,
     check_gene_list,
@@ -21,6 +18,9 @@ from stimg._validators import (
     checked,
     get_layer,
 )
+from stimg._input._rows import checked_rows, row_blocks
+from stimg._input._tables import prepare, resolve_table, write_uns
+from stimg._slide._slide import log_normalise, moments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -11,10 +11,8 @@ from scipy import sparse
 from scipy.stats import rankdata
 
 from stimg import _keys
-from stimg._resolve import resolve_table
-from stimg._slide import log_normalise, moments
-from stimg._tokens import get_model
-from stimg._validators import (
+from stimg._apply._tokens import get_model
+from stimg._input._checks import (
     check_choice,
     check_embedding,
     check_expression,
@@ -25,6 +23,8 @@ from stimg._validators import (
     checked,
     get_layer,
 )
+from stimg._input._tables import resolve_table
+from stimg._slide._slide import log_normalise, moments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
+    from stimg._data._image_patches import ImagePatchDataset, ImageSlide
+    from stimg._image._place import ImagePlace
     from stimg.models import Model
-    from stimg.pp._image_patch_dataset import ImagePatchDataset, ImageSlide
-    from stimg.pp._image_slide import ImagePlace
 
 TARGET_SUM = 1e4
 GeneRule = Literal["mean", "variable", "variable_in_each"]
@@ -143,9 +143,9 @@ def to_image_patches(
     >>> stimg.pp.to_lattice(slide, platform="st")
     >>> stimg.pp.to_image_patches(slide, "A1_HE.jpg")
     """
-    from stimg.pp._image_patch_dataset import ImagePatchDataset
-    from stimg.pp._image_slide import read_image_slide
-    from stimg.pp._surroundings import read_surroundings
+    from stimg._apply._surroundings import read_surroundings
+    from stimg._data._image_patches import ImagePatchDataset
+    from stimg._image._place import read_image_slide
 
     check_positive_int("size", size)
     check_positive_int("n_genes", n_genes)
@@ -285,7 +285,7 @@ def _image_slide(
     use_rep: str | None,
 ) -> ImageSlide:
     """Spots of one slide that have counts and lie wholly on the image."""
-    from stimg.pp._image_patch_dataset import ImageSlide
+    from stimg._data._image_patches import ImageSlide
 
     totals = np.asarray(matrix.sum(1), dtype=np.float64).ravel()
     edge = place.diameter_um / 2

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stimg import _keys
-from stimg._resolve import prepare, resolve_table, write_uns
-from stimg._validators import check_choice, check_library_key, check_positive, checked, warn
-from stimg.pp._lattice_detect import detect_kind, free_pitch, kind_with_pitch, mean_pitch, name_platform
-from stimg.pp._lattice_input import array_indices, bin_um, coordinates_of
-from stimg.pp._lattice_layout import (
+from stimg._input._checks import check_choice, check_library_key, check_positive, checked, warn
+from stimg._input._coordinates import array_indices, bin_um, coordinates_of
+from stimg._input._tables import prepare, resolve_table, write_uns
+from stimg._slide._lattice import (
     Layout,
     fit_affine,
     grid_indices,
@@ -21,6 +20,7 @@ from stimg.pp._lattice_layout import (
     lay_hex,
     lay_square,
 )
+from stimg._slide._lattice_detect import detect_kind, free_pitch, kind_with_pitch, mean_pitch, name_platform
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -8,11 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stimg import _keys
-from stimg._orthologs import to_human
-from stimg._resolve import resolve_table
-from stimg._rows import collect_rows, read_rows
-from stimg._slide import read_slides
-from stimg._validators import (
+from stimg._input._checks import (
     check_choice,
     check_names,
     check_obsm,
@@ -21,6 +17,10 @@ from stimg._validators import (
     checked,
     get_layer,
 )
+from stimg._input._rows import collect_rows, read_rows
+from stimg._input._tables import resolve_table
+from stimg._slide._genes import to_human
+from stimg._slide._slide import read_slides
 from stimg.datasets._collection import Collection
 from stimg.pp._select_genes import select_genes
 from stimg.pp._to_lattice import to_lattice
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
-    from stimg._slide import Slide
-    from stimg.pp._patch_dataset import ChannelRule, PatchDataset
+    from stimg._data._patches import ChannelRule, PatchDataset
+    from stimg._slide._slide import Slide
 
 # Visium spots of the collections have no array positions; their grid is found from the coordinates.
 PLATFORMS = {"ST": "st", "VisiumHD": "visium_hd"}
@@ -123,7 +123,7 @@ def to_patches(
     >>> stimg.pp.select_genes(slide, n_genes=200)
     >>> stimg.pp.to_patches(slide, size=8, n_channels=64)
     """
-    from stimg.pp._patch_dataset import PatchDataset
+    from stimg._data._patches import PatchDataset
 
     check_positive_int("size", size)
     check_positive_int("n_channels", n_channels)

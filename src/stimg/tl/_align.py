@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stimg._validators import check_made_by, check_positive_int, check_training, checked
+from stimg._input._checks import check_made_by, check_positive_int, check_training, checked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from lightning import Callback
 
+    from stimg._data import ImagePatchDataset
     from stimg.models import AlignmentModel
     from stimg.nn import AlignConfig
-    from stimg.pp import ImagePatchDataset
 
 logger = logging.getLogger("stimg")
 
@@ -103,14 +103,14 @@ def align(
     from torch.utils.data import DataLoader
 
     from stimg import __version__
+    from stimg._data import ImagePatchDataset
+    from stimg._data._spot_crops import SpotCropDataset
+    from stimg._train._align import AlignModule
+    from stimg._train._loop import EpochSampler, fit_module, training_seconds
     from stimg.models import AlignmentModel
     from stimg.models._model import HISTORY_COLUMNS
     from stimg.nn import AlignConfig, AlignNetwork, get_encoder
-    from stimg.pp import ImagePatchDataset
-    from stimg.pp._spot_crops import SpotCropDataset
-    from stimg.tl._align_training import AlignModule
     from stimg.tl._train_expression import hold_out
-    from stimg.tl._training import EpochSampler, fit_module, training_seconds
 
     check_made_by("patches", patches, ImagePatchDataset, "stimg.pp.to_image_patches")
     config = AlignConfig() if config is None else config

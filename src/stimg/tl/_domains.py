@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from stimg import _keys
-from stimg._resolve import distinct_tables, prepare, write_uns
-from stimg._validators import (
+from stimg._cluster._methods import METHODS, choose_number, cluster, refine_labels
+from stimg._cluster._mixture import MOST_FINISHED
+from stimg._input._checks import (
     check_choice,
     check_coordinates,
     check_embedding,
@@ -19,8 +20,7 @@ from stimg._validators import (
     check_positive_int,
     checked,
 )
-from stimg.tl._domains_methods import METHODS, choose_number, cluster, refine_labels
-from stimg.tl._domains_mixture import MOST_FINISHED
+from stimg._input._tables import distinct_tables, prepare, write_uns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stimg import _keys
-from stimg._resolve import distinct_tables, prepare, write_uns
-from stimg._validators import check_choice, check_obsm, check_positive_int, checked
+from stimg._input._checks import check_choice, check_obsm, check_positive_int, checked
+from stimg._input._tables import distinct_tables, prepare, write_uns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from distributed import Client
     from spatialdata import SpatialData
 
+    from stimg._apply._run_windows import Readout
     from stimg.models import Model
-    from stimg.tl._infer import Readout
 
 logger = logging.getLogger("stimg")
 
@@ -118,8 +118,8 @@ def embed(
     UserWarning
         The slide shares with the model under 80 % of the number of genes that its training slides had.
     """
-    from stimg._tokens import get_model
-    from stimg.tl._infer import get_device
+    from stimg._apply._run_windows import get_device
+    from stimg._apply._tokens import get_model
 
     check_choice("readout", readout, ("encoder", "decoder"))
     for name, value in (("stride", stride), ("batch_size", batch_size)):
@@ -171,9 +171,9 @@ def _embed_table(
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """Return a table's embedding (n_obs, d), the same joined with its own components, and what to record."""
     from stimg import __version__
-    from stimg._tokens import match_slides, site_tokens
-    from stimg.tl._infer import run_windows
-    from stimg.tl._slide_components import join, local_components
+    from stimg._apply._components import join, local_components
+    from stimg._apply._run_windows import run_windows
+    from stimg._apply._tokens import match_slides, site_tokens
 
     matched, record = match_slides(table, model, layer=layer, scale=scale, lattice_key=lattice_key)
     embedding = np.empty((table.n_obs, model.config.dim), dtype=np.float32)

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stimg import _keys
-from stimg._resolve import prepare, resolve_table, write_uns
-from stimg._slide import log_normalise
-from stimg._validators import (
+from stimg._input._checks import (
     check_embedding,
     check_expression,
     check_positive_int,
@@ -19,6 +17,8 @@ from stimg._validators import (
     checked,
     get_layer,
 )
+from stimg._input._tables import prepare, resolve_table, write_uns
+from stimg._slide._slide import log_normalise
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -99,11 +99,11 @@ def embed_pairs(
     from tqdm.auto import tqdm
 
     from stimg import __version__, settings
+    from stimg._apply._run_windows import get_device
+    from stimg._apply._surroundings import read_surroundings
+    from stimg._data._spot_crops import gene_inputs, read_crop, stain_inputs, window_inputs, z_scores
+    from stimg._image._place import read_image_slide
     from stimg.models import AlignmentModel
-    from stimg.pp._image_slide import read_image_slide
-    from stimg.pp._spot_crops import gene_inputs, read_crop, stain_inputs, window_inputs, z_scores
-    from stimg.pp._surroundings import read_surroundings
-    from stimg.tl._infer import get_device
 
     device = get_device(device)
     check_positive_int("batch_size", batch_size)

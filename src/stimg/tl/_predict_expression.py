@@ -10,16 +10,16 @@ import numpy as np
 from anndata import AnnData
 
 from stimg import _keys
-from stimg._resolve import prepare, resolve_table, write_uns
-from stimg._validators import check_positive, check_var_unique, checked, warn
+from stimg._input._checks import check_positive, check_var_unique, checked, warn
+from stimg._input._tables import prepare, resolve_table, write_uns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from spatialdata import SpatialData
 
+    from stimg._image._place import ImagePlace
     from stimg.models import ExpressionModel
-    from stimg.pp._image_slide import ImagePlace
 
 logger = logging.getLogger("stimg")
 
@@ -117,10 +117,10 @@ def predict_expression(
     PixNet, arXiv 2503.01347.
     """
     from stimg import __version__
-    from stimg._stain_statistics import slide_statistics
-    from stimg.pp._image_slide import read_image_slide
-    from stimg.tl._dense_infer import Disks, Polygons, map_pixel_um, read_shapes
-    from stimg.tl._infer import get_device
+    from stimg._apply._dense import Disks, Polygons, map_pixel_um, read_shapes
+    from stimg._apply._run_windows import get_device
+    from stimg._image._place import read_image_slide
+    from stimg._image._statistics import slide_statistics
 
     device = get_device(device)
     model = _get_model(model)
@@ -271,7 +271,7 @@ def _dense_map(
     """Map genes between the outermost observations: the maps or where they were written, the genes, the transform."""
     import zarr
 
-    from stimg.tl._dense_infer import CORE, dense_blocks, map_pixel_um
+    from stimg._apply._dense import CORE, dense_blocks, map_pixel_um
 
     pixel = map_pixel_um(model)
     rows = np.array([int(np.flatnonzero(model.genes == gene)[0]) for gene in genes])

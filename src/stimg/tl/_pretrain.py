@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stimg._orthologs import vocabulary_rows
-from stimg._tokens import get_model
-from stimg._validators import check_choice, check_made_by, check_training, checked
+from stimg._apply._tokens import get_model
+from stimg._input._checks import check_choice, check_made_by, check_training, checked
+from stimg._slide._genes import vocabulary_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from lightning import Callback
 
+    from stimg._data import PatchDataset
     from stimg.models import Model
     from stimg.nn import Config
-    from stimg.pp import PatchDataset
 
 logger = logging.getLogger("stimg")
 
@@ -110,8 +110,8 @@ def pretrain(
     """
     import torch
 
+    from stimg._data import PatchDataset
     from stimg.nn import get_config
-    from stimg.pp import PatchDataset
 
     check_made_by("patches", patches, PatchDataset, "stimg.pp.to_patches")
     start = None if init is None else get_model(init, argument="init")
@@ -193,9 +193,9 @@ def _fit(
     import torch
     from torch.utils.data import DataLoader
 
+    from stimg._train._loop import EpochSampler, PretrainModule, fit_module, training_seconds
+    from stimg._train._programs import gene_programs
     from stimg.nn import GeneMAE
-    from stimg.tl._programs import gene_programs
-    from stimg.tl._training import EpochSampler, PretrainModule, fit_module, training_seconds
 
     torch.manual_seed(seed)
     network = GeneMAE(config, len(train.genes), len(train.labels) if config.label_loss else 0)

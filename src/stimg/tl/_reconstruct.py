@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stimg import _keys
-from stimg._resolve import prepare, resolve_table, write_uns
-from stimg._rows import is_stored
-from stimg._validators import checked, get_layer
+from stimg._input._checks import checked, get_layer
+from stimg._input._rows import is_stored
+from stimg._input._tables import prepare, resolve_table, write_uns
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,8 +76,8 @@ def reconstruct(
         `hidden` is no bool array of length n_obs or hides a whole slide; no gene in common with the model.
     """
     from stimg import __version__
-    from stimg._tokens import get_model, match_slides, site_tokens
-    from stimg.tl._infer import get_device, run_windows
+    from stimg._apply._run_windows import get_device, run_windows
+    from stimg._apply._tokens import get_model, match_slides, site_tokens
 
     device = get_device(device)
     table = resolve_table(adata, table_key, copy=copy)

@@ -9,9 +9,7 @@ import numpy as np
 import pandas as pd
 
 from stimg import _keys
-from stimg._resolve import prepare, resolve_table, write_uns
-from stimg._slide import log_normalise
-from stimg._validators import (
+from stimg._input._checks import (
     check_expression,
     check_gene_list,
     check_names,
@@ -21,6 +19,8 @@ from stimg._validators import (
     checked,
     get_layer,
 )
+from stimg._input._tables import prepare, resolve_table, write_uns
+from stimg._slide._slide import log_normalise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stimg._validators import check_made_by, check_training, checked
+from stimg._input._checks import check_made_by, check_training, checked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from lightning import Callback
 
+    from stimg._data import ImagePatchDataset
     from stimg.models import ExpressionModel
     from stimg.nn import DenseConfig
-    from stimg.pp import ImagePatchDataset
 
 logger = logging.getLogger("stimg")
 
@@ -108,11 +108,11 @@ def train_expression(
     import torch
     from torch.utils.data import DataLoader
 
+    from stimg._data import ImagePatchDataset
+    from stimg._train._expression import ExpressionModule, stain_regression, standard_targets
+    from stimg._train._loop import EpochSampler, fit_module, training_seconds
     from stimg.nn import DenseConfig, DenseNetwork, get_encoder
     from stimg.nn._dense import COARSEST_STRIDE
-    from stimg.pp import ImagePatchDataset
-    from stimg.tl._expression_training import ExpressionModule, stain_regression, standard_targets
-    from stimg.tl._training import EpochSampler, fit_module, training_seconds
 
     check_made_by("patches", patches, ImagePatchDataset, "stimg.pp.to_image_patches")
     config = DenseConfig() if config is None else config

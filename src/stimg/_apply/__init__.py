@@ -1,0 +1,1 @@
+"""Networks run over whole slides and images."""

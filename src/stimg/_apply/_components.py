@@ -1,0 +1,80 @@
+"""What a table's own expression adds to a pretrained embedding."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import sparse
+
+from stimg._slide._slide import take_columns
+
+if TYPE_CHECKING:
+    from stimg._slide._slide import Slide
+
+COMPONENTS = 30
+MOST_GENES = 2000
+MOST_FITTED = 2000
+ONE_AT_A_TIME = threading.Lock()
+RADIUS = 2.3  # pitches; two rings of a hexagonal lattice, and the 20 nearest of a square one
+
+
+def local_components(slides: list[Slide]) -> list[np.ndarray]:
+    """Principal components of the sections' own expression, averaged over nearby sites.
+
+    Components are those of the z-scored most variable genes over all sections together (of at most 2,000 sites),
+    whether or not a model knows the genes.
+
+    Parameters
+    ----------
+    slides
+        The sections of one table, with the same genes.
+
+    Returns
+    -------
+    list
+        float32 (n_sites, k) for each section; `k` is 30, or fewer where sites or genes are few.
+    """
+    from sklearn.decomposition import PCA
+    from threadpoolctl import threadpool_limits
+
+    n_sites = sum(slide.n_sites for slide in slides)
+    variance = np.sum([slide.std**2 * slide.n_sites for slide in slides], axis=0) / n_sites
+    genes = np.sort(np.argsort(-variance, kind="stable")[:MOST_GENES])
+    genes = genes[variance[genes] > 0]
+    n_components = min(COMPONENTS, len(genes) - 1, n_sites - 1)
+    if n_components < 1:
+        return [np.zeros((slide.n_sites, 1), dtype=np.float32) for slide in slides]
+    share = min(1.0, MOST_FITTED / n_sites)
+    sample = []
+    for slide in slides:
+        sites = np.linspace(0, slide.n_sites - 1, max(1, round(share * slide.n_sites))).astype(np.int64)
+        sample.append(slide.standardise(take_columns(slide.expression[sites], genes).toarray(), genes))
+    # Four power iterations: as good as an exact solver for domains, and several times as fast.
+    solver = PCA(n_components, svd_solver="randomized", iterated_power=4, random_state=0)
+    # Threads of so small factorisations wait more than they work. The limit is the process's, so one slide at a time.
+    with ONE_AT_A_TIME, threadpool_limits(1, user_api="blas"):
+        fitted = solver.fit(np.concatenate(sample))
+    return [_neighbour_means(slide) @ slide.project(fitted.components_.T, "zscore", genes) for slide in slides]
+
+
+def _neighbour_means(slide: Slide) -> sparse.csr_array:
+    """Matrix float32 (n_sites, n_sites) that averages over the sites within `RADIUS` of each, itself included."""
+    from scipy.spatial import cKDTree
+
+    pairs = cKDTree(slide.positions()).query_pairs(RADIUS, output_type="ndarray")
+    every = np.arange(slide.n_sites)
+    rows, columns = np.concatenate([pairs, pairs[:, ::-1], np.column_stack([every, every])]).T
+    near = sparse.csr_array((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=(slide.n_sites,) * 2)
+    return sparse.csr_array(sparse.diags_array(1 / near.sum(1)) @ near, dtype=np.float32)
+
+
+def join(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Join two embeddings of the same observations, each centred and of a total variance of one."""
+    parts = []
+    for part in (first, second):
+        centred = part - part.mean(0)
+        spread = np.sqrt(np.mean(np.sum(centred**2, axis=1)))
+        parts.append(centred / spread if spread > 0 else centred)
+    return np.concatenate(parts, axis=1).astype(np.float32)

@@ -1,0 +1,211 @@
+"""Crops of H&E images with the spots inside them."""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from stimg._image._slide_image import SlideImage, normalise_stain
+from stimg._image._statistics import slide_statistics
+
+if TYPE_CHECKING:
+    from scipy import sparse
+
+    from stimg._apply._surroundings import Surroundings
+    from stimg.models import Model
+
+
+@dataclass(frozen=True)
+class ImageSlide:
+    """One slide: its image, and the spots with expression that lie on it.
+
+    Attributes
+    ----------
+    name
+        For messages and the model's card.
+    image
+        The image.
+    centres
+        float64 (n_spots, 2): row and column in micrometres from the image's upper-left corner.
+    diameter_um
+        Diameter of a spot in micrometres.
+    counts
+        Raw counts of the dataset's genes, CSR (n_spots, n_genes); zero for genes that the slide lacks.
+    totals
+        Counts over all genes of the slide, float64 (n_spots,).
+    targets
+        Log-normalised expression, float32 (n_spots, n_genes); NaN for genes that the slide lacks.
+    obs_index
+        Row of each spot in the table it came from, int64 (n_spots,).
+    embedding
+        An embedding of the spots, float32 (n_spots, d), or `None`.
+    surroundings
+        What a spatial network sees around the spots, or `None`.
+    """
+
+    name: str
+    image: SlideImage
+    centres: np.ndarray
+    diameter_um: float
+    counts: sparse.csr_array
+    totals: np.ndarray
+    targets: np.ndarray
+    obs_index: np.ndarray
+    embedding: np.ndarray | None = None
+    surroundings: Surroundings | None = None
+
+
+class ImagePatchDataset(Dataset[dict[str, Any]]):
+    """Square crops of H&E images, each with the spots that lie wholly inside.
+
+    Made by :func:`stimg.pp.to_image_patches`. Crops are read when asked for.
+
+    Attributes
+    ----------
+    slides
+        The slides.
+    genes
+        Names of the genes, str (n_genes,).
+    mpp
+        Micrometres per pixel of the crops.
+    size
+        Side of a crop in pixels.
+    windows
+        int64 (n, 3): slide, top and left of each crop in pixels at `mpp`, before jitter.
+    spatial_model
+        The model whose tokens the slides' surroundings hold, or `None`.
+    """
+
+    def __init__(
+        self,
+        slides: list[ImageSlide],
+        *,
+        genes: np.ndarray,
+        mpp: float,
+        size: int,
+        stride: int,
+        stain_normalise: bool,
+        augment: bool,
+        target_sum: float,
+        seed: int,
+        spatial_model: Model | None = None,
+    ) -> None:
+        self.slides = slides
+        self.spatial_model = spatial_model
+        self.genes = genes
+        self.mpp = mpp
+        self.size = size
+        self.stride = stride
+        self.stain_normalise = stain_normalise
+        self.augment = augment
+        self.target_sum = target_sum
+        self.seed = seed
+        self._stains: dict[int, torch.Tensor] = {}
+        windows = [(k, *corner) for k, slide in enumerate(slides) for corner in self._corners(slide)]
+        self.windows = np.array([w for w in windows if len(self._spots(*w)[0])], dtype=np.int64).reshape(-1, 3)
+
+    def _corners(self, slide: ImageSlide) -> list[tuple[int, int]]:
+        """Corners of crops over the bounding box of the spots, evenly spaced by at most `stride`."""
+        margin = slide.diameter_um / 2 / self.mpp
+        low = slide.centres.min(0) / self.mpp - margin - 1
+        high = slide.centres.max(0) / self.mpp + margin + 1
+        axes = []
+        for first, last in zip(low, high, strict=True):
+            spare = max(last - first - self.size, 0)
+            n = int(np.ceil(spare / self.stride)) + 1
+            shift = min(last - first - self.size, 0) / 2  # centred where the crop is larger than the spots' box
+            axes.append(np.floor(first + shift + np.linspace(0, spare, n)).astype(int))
+        return [(int(top), int(left)) for top in axes[0] for left in axes[1]]
+
+    def _spots(self, k: int, top: int, left: int) -> tuple[np.ndarray, np.ndarray]:
+        """Spots wholly inside a crop, int64 (k,), and their centres in its pixels, float64 (k, 2)."""
+        slide = self.slides[k]
+        radius = slide.diameter_um / 2 / self.mpp
+        places = slide.centres / self.mpp - [top, left]
+        inside = np.flatnonzero(((places >= radius) & (places <= self.size - radius)).all(1))
+        return inside, places[inside]
+
+    def stain_statistics(self, k: int) -> torch.Tensor:
+        """Stain statistics of a slide's spots, measured when they are first asked for."""
+        if k not in self._stains:
+            slide = self.slides[k]
+            stain = slide.image.stain if self.stain_normalise else None
+            self._stains[k] = slide_statistics(slide.image, self.mpp, stain, slide.centres)
+        return self._stains[k]
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __repr__(self) -> str:
+        n_spots = sum(len(slide.centres) for slide in self.slides)
+        return (
+            f"ImagePatchDataset: {len(self)} crops of {self.size} x {self.size} pixels at {self.mpp:g} um with "
+            f"{n_spots:,} spots and {len(self.genes)} genes, from {len(self.slides)} slides"
+        )
+
+    def with_augment(self, augment: bool) -> ImagePatchDataset:
+        """Return the same crops with or without jitter, flips and quarter turns."""
+        other = copy(self)
+        other.augment = augment
+        return other
+
+    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
+        """Read one crop.
+
+        Parameters
+        ----------
+        index
+            Of the crop, or `(visit, index)`: each visit has its own jitter and symmetry.
+
+        Returns
+        -------
+        dict
+            `image` uint8 (3, size, size); `stain` float32 (2, n), mean and deviation of the stain statistics over
+            the slide's spots; `centres` float32 (k, 2), row and column in pixels of the crop; `radius`
+            float32 (), in pixels; `spots` int64 (k,), rows of the slide; `targets` float32 (k, n_genes); `slide` int64
+            ().
+        """
+        visit, index = index if isinstance(index, tuple) else (0, index)
+        if not -len(self) <= index < len(self):
+            msg = f"Crop {index} asked for, but the dataset has {len(self)}."
+            raise IndexError(msg)
+        index %= len(self)
+        rng = np.random.default_rng([self.seed, visit, index])
+        k, top, left = (int(value) for value in self.windows[index])
+        if self.augment:
+            down, right = rng.integers(-(self.stride // 2), self.stride // 2 + 1, size=2)
+            if len(self._spots(k, top + down, left + right)[0]):
+                top, left = top + int(down), left + int(right)
+        spots, centres = self._spots(k, top, left)
+        slide = self.slides[k]
+        image = slide.image.read(top * self.mpp, left * self.mpp, (self.size, self.size), self.mpp)
+        if self.stain_normalise:
+            image = normalise_stain(image, slide.image.stain)
+        if self.augment:
+            flip, turns = rng.integers(2), rng.integers(4)
+            if flip:
+                image, centres = image[:, ::-1], np.stack([centres[:, 0], self.size - centres[:, 1]], 1)
+            for _ in range(turns):
+                image, centres = np.rot90(image), np.stack([self.size - centres[:, 1], centres[:, 0]], 1)
+        return {
+            "image": torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1),
+            "stain": self.stain_statistics(k),
+            "centres": torch.from_numpy(centres.astype(np.float32)),
+            "radius": torch.tensor(slide.diameter_um / 2 / self.mpp, dtype=torch.float32),
+            "spots": torch.from_numpy(spots),
+            "targets": torch.from_numpy(slide.targets[spots]),
+            "slide": torch.tensor(k),
+        }
+
+    @staticmethod
+    def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Put crops into one batch: images stacked, spots one after another, with `batch`, the crop each lies in."""
+        stacked = {key: torch.stack([item[key] for item in items]) for key in ("image", "stain", "radius", "slide")}
+        joined = {key: torch.cat([item[key] for item in items]) for key in ("centres", "spots", "targets")}
+        number = torch.tensor([len(item["spots"]) for item in items])
+        return {**stacked, **joined, "batch": torch.repeat_interleave(torch.arange(len(items)), number)}

@@ -1,0 +1,184 @@
+"""Both sides of single spots: what is seen around them, and what they express."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from scipy import sparse
+from scipy.spatial import cKDTree
+from torch.utils.data import Dataset
+
+from stimg._image._slide_image import normalise_stain
+from stimg.nn._align import N_LOOKS, GeneEncoder
+from stimg.nn._stain import MAP_STRIDE, StainStatistics
+
+if TYPE_CHECKING:
+    from stimg._data._image_patches import ImagePatchDataset
+    from stimg._image._slide_image import SlideImage
+
+MIN_SD = 1e-3
+NEIGHBOUR_PITCHES = 1.6
+MIDDLE = 10  # pixels of the map over which the stain of a spot is averaged: at 2 um 80 um
+BATCH = 32
+
+
+class SpotCropDataset(Dataset[dict[str, Any]]):
+    """The spots of an `ImagePatchDataset`, one by one.
+
+    Parameters
+    ----------
+    patches
+        The slides, their resolution and their treatment of stain.
+    size
+        Side of the crop around each spot in pixels.
+    chosen
+        Which of all spots, one slide after another.
+    crops
+        Give the crops themselves as well, for an encoder.
+    augment
+        Flip and turn crops, and flip surroundings.
+    gene_encoder
+        What reads expression, as of `stimg.nn.AlignConfig`: genes, the slides' embeddings, or (`"tuned"`) the tokens of
+        the surroundings.
+    """
+
+    def __init__(
+        self,
+        patches: ImagePatchDataset,
+        size: int,
+        chosen: np.ndarray,
+        *,
+        crops: bool,
+        augment: bool,
+        gene_encoder: GeneEncoder = "mlp",
+    ) -> None:
+        self.patches = patches
+        self.size = size
+        self.crops = crops
+        self.augment = augment
+        slides = patches.slides
+        options: dict[str, Any] = {"size": size, "mpp": patches.mpp, "stain_normalise": patches.stain_normalise}
+        self.slide = np.repeat(np.arange(len(slides)), [len(one.centres) for one in slides])[chosen]
+        self.spot = np.concatenate([np.arange(len(one.centres)) for one in slides])[chosen]
+        self.values = None
+        if gene_encoder == "embedding":
+            self.values = np.concatenate([z_scores(np.asarray(one.embedding)) for one in slides])[chosen]
+        elif gene_encoder != "tuned":
+            self.values = np.concatenate([gene_inputs(one.targets, one.centres) for one in slides])[chosen]
+        self.looks = np.concatenate([stain_inputs(one.image, one.centres, **options) for one in slides])[chosen]
+
+    def __len__(self) -> int:
+        return len(self.slide)
+
+    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, torch.Tensor]:
+        """Read one spot.
+
+        Parameters
+        ----------
+        index
+            Of the spot, or `(visit, index)`: each visit has its own symmetry.
+
+        Returns
+        -------
+        dict
+            `look` float32 (n,), from `stain_inputs`; `values` float32 (2 * n_genes,), from `gene_inputs`, or the
+            embedding as z-scores, or in their place `tokens` float32 (m, d), `positions` float32 (m, 2) in pitches and
+            `present` bool (m,) of the m sites around; `slide` int64 (); `centre` float32 (2,), in micrometres; with
+            crops `image` uint8 (3, size, size).
+        """
+        visit, index = index if isinstance(index, tuple) else (0, index)
+        rng = np.random.default_rng([self.patches.seed, visit, index])
+        k, spot = int(self.slide[index]), int(self.spot[index])
+        slide = self.patches.slides[k]
+        item = {
+            "look": torch.from_numpy(self.looks[index]),
+            "slide": torch.tensor(k),
+            "centre": torch.from_numpy(slide.centres[spot].astype(np.float32)),
+        }
+        if self.values is not None:
+            item["values"] = torch.from_numpy(self.values[index])
+        else:
+            item |= window_inputs(slide.surroundings, spot)
+            if self.augment:
+                item["positions"] *= torch.from_numpy(rng.choice([-1, 1], 2))
+        if self.crops:
+            image = read_crop(
+                slide.image, slide.centres[spot], self.size, self.patches.mpp, self.patches.stain_normalise
+            )
+            if self.augment:
+                image = image[:, ::-1] if rng.integers(2) else image
+                image = np.rot90(image, int(rng.integers(4)))
+            item["image"] = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        return item
+
+
+def window_inputs(surroundings: Any, spots: Any) -> dict[str, torch.Tensor]:
+    """Give `tokens`, `positions` and `present` of the windows around one spot or several of them."""
+    sites = surroundings.windows[spots]
+    return {
+        "tokens": torch.from_numpy(surroundings.tokens[sites]),
+        "positions": torch.from_numpy(surroundings.positions[sites]),
+        "present": torch.from_numpy(sites >= 0),
+    }
+
+
+def read_crop(image: Any, centre: np.ndarray, size: int, mpp: float, stain_normalise: bool) -> np.ndarray:
+    """Square around a place, uint8 (size, size, 3)."""
+    top, left = centre - size / 2 * mpp
+    crop = image.read(top, left, (size, size), mpp)
+    return normalise_stain(crop, image.stain) if stain_normalise else crop
+
+
+def stain_inputs(image: SlideImage, centres: np.ndarray, *, size: int, mpp: float, stain_normalise: bool) -> np.ndarray:
+    """Give what the stain around each spot looks like, as z-scores within the slide.
+
+    Returns
+    -------
+    ndarray
+        float32 (n_spots, 2 * n_statistics): stain statistics in the middle of the crop, and on average over all of it.
+    """
+    network, found = StainStatistics(), [np.empty((0, N_LOOKS))]
+    first = (size // MAP_STRIDE - MIDDLE) // 2
+    middle = slice(first, first + MIDDLE)
+    for start in range(0, len(centres), BATCH):
+        crops = [read_crop(image, centre, size, mpp, stain_normalise) for centre in centres[start : start + BATCH]]
+        maps = network(torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255)
+        parts = [maps[:, :, middle, middle].mean((2, 3)), maps.mean((2, 3))]
+        found.append(torch.cat(parts, 1).numpy())
+    return z_scores(np.concatenate(found))
+
+
+def z_scores(values: np.ndarray) -> np.ndarray:
+    """Columns with a mean of zero and a deviation of one, float32; 0 where values are missing."""
+    if not len(values):
+        return values.astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        scaled = (values - values.mean(0)) / np.maximum(values.std(0), MIN_SD)
+    return np.nan_to_num(scaled).astype(np.float32)
+
+
+def gene_inputs(targets: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """Give what a gene encoder reads: each spot's z-scores within the slide, and their mean over its neighbours.
+
+    Parameters
+    ----------
+    targets
+        Log-normalised expression (n_spots, n_genes); NaN for genes that the slide lacks, which count as average.
+    centres
+        (n_spots, 2) in micrometres. Neighbours lie within 1.6 times the median distance to the nearest spot.
+
+    Returns
+    -------
+    ndarray
+        float32 (n_spots, 2 * n_genes).
+    """
+    values = z_scores(targets)
+    around = np.zeros_like(values)
+    if len(centres) > 1:
+        tree = cKDTree(centres)
+        reach = NEIGHBOUR_PITCHES * float(np.median(tree.query(centres, k=2)[0][:, 1]))
+        near = sparse.csr_array(tree.sparse_distance_matrix(tree, reach, output_type="coo_matrix") > 0).astype(float)
+        around = (near @ values) / np.maximum(near.sum(1), 1)[:, None]
+    return np.concatenate([values, around], axis=1).astype(np.float32)

@@ -1,0 +1,1 @@
+"""H&E as arrays: files, resolutions, tissue, stain, areas of spots."""

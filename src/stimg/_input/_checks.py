@@ -1,0 +1,330 @@
+"""Checks of users' input, each written once."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import warnings
+from collections.abc import Callable, Collection
+from numbers import Integral, Number
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+PACKAGE = str(Path(__file__).parents[1])
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# No logarithm of a count, to whatever base and target sum in use, comes near.
+LARGEST_LOG = 50
+
+
+KEYS = ("key", "key_added", "layer", "library", "library_id", "image_key_added", "gene_key_added", "name", "title")
+IDENTIFIERS = ("study", "revision", "sha256")
+PATHS = ("path", "root", "source", "map_path", "checkpoint_dir", "resume")
+COUNTS = ("stride", "batch_size", "max_steps", "early_stopping")
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Check those arguments of a public function whose meaning follows from their name, before it runs.
+
+    Keys are strings, seeds integers or generators, paths strings or paths, some counts positive integers, and switches
+    (whose default is `True` or `False`, and which take nothing else) bool. `None` is taken where it is the default.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            given = signature.bind(*args, **kwargs).arguments
+        except TypeError:  # Python says best what is missing or too much
+            return function(*args, **kwargs)
+        for name, value in given.items():
+            parameter = signature.parameters[name]
+            if value is not parameter.default:
+                _check_argument(name, value, parameter.annotation in ("bool", "bool | None"))
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _check_argument(name: str, value: object, switch: bool) -> None:
+    if name in KEYS + IDENTIFIERS or name.endswith(("_key", "_layer")):
+        wanted, right = "a string", isinstance(value, str) and value != ""
+    elif name in PATHS:
+        wanted, right = "a path", isinstance(value, str | os.PathLike) and value != ""
+    elif name in ("rng", "seed"):
+        wanted = "a non-negative integer" + (", a numpy Generator or None" if name == "rng" else "")
+        right = isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
+        right |= name == "rng" and (value is None or isinstance(value, np.random.Generator))
+    elif name in COUNTS:
+        wanted, right = (
+            "an integer above 0",
+            isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0,
+        )
+    else:
+        wanted, right = "True or False", not switch or isinstance(value, bool | np.bool_)
+    if not right:
+        msg = f"Expected `{name}` to be {wanted}, found {value!r}."
+        raise ValueError(msg) if isinstance(value, str | Number) else TypeError(msg)
+
+
+def warn(message: str) -> None:
+    """Warn at the line of the user's code that called stimg, however many calls lie between."""
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, UserWarning, stacklevel=level)
+
+
+def check_choice(name: str, value: object, choices: Collection[str]) -> None:
+    """Refuse a value that is none of `choices`."""
+    if not isinstance(value, str) or value not in choices:
+        msg = f"Expected `{name}` to be one of {list(choices)}, found {value!r}."
+        raise ValueError(msg)
+
+
+def check_positive_int(name: str, value: object, minimum: int = 1, maximum: int | None = None) -> None:
+    """Refuse what is no integer of at least `minimum` and at most `maximum`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < minimum:
+        msg = f"Expected `{name}` to be an integer of at least {minimum}, found {value!r}."
+        raise ValueError(msg)
+    if maximum is not None and int(value) > maximum:
+        msg = f"Expected `{name}` to be an integer of at most {maximum}, found {value!r}."
+        raise ValueError(msg)
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raise unless `value` is a finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < value < np.inf:
+        msg = f"Expected `{name}` to be a positive number, found {value!r}."
+        raise ValueError(msg)
+
+
+def check_gene_list(genes: Any) -> None:
+    """Refuse what is no list of names; one string is none either."""
+    if isinstance(genes, str):
+        msg = f"Expected `genes` to be a list of gene names, found the string {genes!r}. Pass `genes=[{genes!r}]`."
+        raise TypeError(msg)
+    if not np.iterable(genes) or isinstance(genes, dict) or not all(isinstance(gene, str) for gene in genes):
+        msg = f"Expected `genes` to be a list of gene names, found {genes!r}."
+        raise TypeError(msg)
+
+
+def check_strings(name: str, values: Any) -> list[str]:
+    """Return one string or several as a list, or refuse what is neither."""
+    found = [values] if isinstance(values, str) else list(values) if np.iterable(values) else [values]
+    if isinstance(values, dict) or not all(isinstance(value, str) for value in found):
+        msg = f"Expected `{name}` to be a string or a list of strings, found {values!r}."
+        raise TypeError(msg)
+    return found
+
+
+def check_names(name: str, values: Any, count: int) -> None:
+    """Refuse what are not as many names as there are slides."""
+    named = isinstance(values, list | tuple | np.ndarray | pd.Index | pd.Series)
+    if not named or len(values) != count or not all(isinstance(value, str) for value in values):
+        msg = f"Expected one name a slide in `{name}`: {count} slides, found {values!r}."
+        raise ValueError(msg)
+
+
+def check_made_by(name: str, value: Any, kind: type, maker: str) -> None:
+    """Refuse what was not made by another function of stimg."""
+    if not isinstance(value, kind):
+        msg = f"Expected `{name}` from `{maker}`, found {type(value).__name__}."
+        raise TypeError(msg)
+
+
+def check_training(device: str, max_epochs: int, val_fraction: float, resume: str | Path | None) -> None:
+    """Raise unless these arguments of a training function can be used."""
+    check_choice("device", device, ("auto", "cpu", "cuda", "gpu", "mps"))
+    check_positive_int("max_epochs", max_epochs)
+    if not 0 <= val_fraction < 1:
+        msg = f"Expected `val_fraction` in [0, 1), found {val_fraction}."
+        raise ValueError(msg)
+    if resume is not None and not Path(resume).is_file():
+        msg = f"No checkpoint at `resume`={str(resume)!r}. Give the path of a `last.ckpt` from `checkpoint_dir`."
+        raise FileNotFoundError(msg)
+
+
+def check_obsm(table: AnnData, key: str, *, advice: str = "") -> None:
+    """Refuse a key that is not in `.obsm`."""
+    if not isinstance(key, str) or key not in table.obsm:
+        msg = f"Key {key!r} not found in `adata.obsm`. Available keys: {list(table.obsm)}. {advice}".rstrip()
+        raise KeyError(msg)
+
+
+def check_embedding(table: AnnData, key: str) -> np.ndarray:
+    """Return the finite embedding float64 (n_obs, d) in `.obsm[key]`, or refuse it."""
+    check_obsm(table, key, advice="Run `stimg.tl.embed(adata, model)` first.")
+    found = table.obsm[key]
+    values = np.asarray(found.toarray() if sparse.issparse(found) else found)
+    if values.ndim != 2 or not values.shape[1] or values.dtype.kind not in "buif":
+        msg = (
+            f"Expected numbers of shape (n_obs, d) in `adata.obsm[{key!r}]`, found {values.dtype} of shape "
+            f"{values.shape}. Run `stimg.tl.embed(adata, model)` or name another `use_rep`."
+        )
+        raise ValueError(msg)
+    values = values.astype(np.float64)
+    if not np.isfinite(values).all():
+        msg = (
+            f"`adata.obsm[{key!r}]` has {int((~np.isfinite(values)).any(1).sum())} rows with NaN or infinite values. "
+            "Embed these observations again, or remove them first."
+        )
+        raise ValueError(msg)
+    return values
+
+
+def check_obs_key(table: AnnData, key: str, *, argument: str = "key", advice: str = "") -> None:
+    """Refuse a key that is not in `.obs`."""
+    if key not in table.obs:
+        msg = (
+            f"Key {key!r} (`{argument}`) not found in `adata.obs`. Available keys: {list(table.obs.columns)}. {advice}"
+        ).rstrip()
+        raise KeyError(msg)
+
+
+def check_library_key(table: AnnData, library_key: str | None) -> None:
+    """Refuse a library column that is not there or has missing values."""
+    if library_key is None:
+        return
+    check_obs_key(table, library_key, argument="library_key")
+    if missing := int(table.obs[library_key].isna().sum()):
+        msg = f"`adata.obs[{library_key!r}]` (`library_key`) has {missing} missing values. Give every observation one."
+        raise ValueError(msg)
+
+
+def check_var_unique(table: AnnData) -> None:
+    """Refuse duplicated gene names."""
+    if not table.var_names.is_unique:
+        twice = list(table.var_names[table.var_names.duplicated()].unique()[:3])
+        msg = f"Gene names in `adata.var_names` are duplicated ({twice}, ...). Run `adata.var_names_make_unique()`."
+        raise ValueError(msg)
+
+
+def check_coordinates(table: AnnData, key: str) -> np.ndarray:
+    """Return finite coordinates float64 (n_obs, 2) from `.obsm[key]`, or refuse them."""
+    check_obsm(table, key, advice="Give the coordinates' key as `spatial_key`.")
+    values = np.asarray(table.obsm[key])
+    if values.ndim != 2 or values.shape[1] < 2:
+        msg = f"Expected `adata.obsm[{key!r}]` of shape (n_obs, 2), found {values.shape}."
+        raise ValueError(msg)
+    values = values[:, :2].astype(np.float64)
+    if bad := int((~np.isfinite(values)).any(1).sum()):
+        msg = (
+            f"`adata.obsm[{key!r}]` has NaN or infinite coordinates in {bad} of {len(values)} observations. "
+            "Remove these observations first."
+        )
+        raise ValueError(msg)
+    return values
+
+
+def get_layer(table: AnnData, layer: str | None) -> Any:
+    """Return `.X`, or the layer asked for."""
+    if layer is None:
+        if table.X is None:
+            msg = f"`adata.X` is empty. Name a `layer`; available: {list(table.layers)}."
+            raise KeyError(msg)
+        return table.X
+    if layer not in table.layers:
+        msg = f"Key {layer!r} (`layer`) not found in `adata.layers`. Available keys: {list(table.layers)}."
+        raise KeyError(msg)
+    return table.layers[layer]
+
+
+def check_expression(values: Any, scale: str, *, name: str = "X") -> sparse.csr_array:
+    """Check that expression fits the scale that the user named, and return it as CSR float32.
+
+    Parameters
+    ----------
+    values
+        Dense, CSR or CSC, of any real dtype; not modified.
+    scale
+        `"counts"`: non-negative integers (of any dtype). `"log"`: non-negative log-normalised values, not all integer.
+    name
+        Where the values come from, for messages.
+
+    Raises
+    ------
+    TypeError
+        Values that are no real numbers, or not in memory.
+    ValueError
+        NaN, infinite or negative values; log data named counts, or counts or values without logarithm named log.
+    """
+    check_choice("scale", scale, ("counts", "log"))
+    if not sparse.issparse(values) and not isinstance(values, np.ndarray) and not isinstance(values, list):
+        msg = (
+            f"Expected `adata.{name}` in memory, found a {type(values).__name__}. Call `adata.to_memory()`, or "
+            "`.compute()` on it, first."
+        )
+        raise TypeError(msg)
+    matrix, integer, largest = check_block(values, scale, name=name)
+    if scale == "log":
+        check_log(integer, largest, name=name)
+    return matrix
+
+
+def check_block(values: Any, scale: str, *, name: str) -> tuple[sparse.csr_array, bool, float]:
+    """Check some rows of expression, as far as these tell, and return them as CSR float32.
+
+    Returns
+    -------
+    tuple
+        The rows, whether all values are integers, and the largest; `check_log` judges these two of all rows together.
+    """
+    if not sparse.issparse(values):
+        values = np.asarray(values)
+    if values.dtype.kind not in "buif":
+        msg = f"Expected real numbers in `adata.{name}`, found dtype {values.dtype}. Convert them, e.g. to float32."
+        raise TypeError(msg)
+    matrix = sparse.csr_array(values)
+    if not matrix.has_canonical_format:
+        matrix = matrix.copy()
+        matrix.sum_duplicates()
+    data = matrix.data
+    if not np.isfinite(data).all():
+        msg = f"`adata.{name}` has {int((~np.isfinite(data)).sum())} NaN or infinite values. Remove or replace them."
+        raise ValueError(msg)
+    if (data < 0).any():
+        msg = (
+            f"`adata.{name}` has {int((data < 0).sum())} negative values (least {data.min():g}); expression must not "
+            "be scaled or centred. Give raw counts or log-normalised values, e.g. by `layer=`."
+        )
+        raise ValueError(msg)
+    integer = bool(np.issubdtype(data.dtype, np.integer) or (data == np.rint(data)).all())
+    largest = float(data.max()) if data.size else 0.0
+    if scale == "counts" and not integer:
+        msg = (
+            f"Expected raw counts in `adata.{name}` for `scale='counts'`, found values that are no integers "
+            f"(largest {largest:g}). Pass `scale='log'` for log-normalised data, or name the `layer` with counts."
+        )
+        raise ValueError(msg)
+    return sparse.csr_array(matrix, dtype=np.float32) if matrix.dtype != np.float32 else matrix, integer, largest
+
+
+def check_log(integer: bool, largest: float, *, name: str) -> None:
+    """Refuse log-normalised values that are all integers, or larger than logarithms are."""
+    if integer and largest > 1:
+        msg = (
+            f"Expected log-normalised values in `adata.{name}` for `scale='log'`, found integers up to {largest:g}. "
+            "Pass `scale='counts'` for raw counts."
+        )
+        raise ValueError(msg)
+    if largest > LARGEST_LOG:
+        msg = (
+            f"Expected log-normalised values in `adata.{name}` for `scale='log'`, found values up to {largest:g}. "
+            "Take the logarithm first (`scanpy.pp.log1p`), or name the `layer` with counts and pass `scale='counts'`."
+        )
+        raise ValueError(msg)

@@ -1,0 +1,91 @@
+"""Array indices, coordinates and bin sizes that a table or a SpatialData holds."""
+
+from __future__ import annotations
+
+import re
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from stimg import _keys
+from stimg._input._checks import check_coordinates
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+DNB_UM = 0.5
+
+
+def array_indices(table: AnnData) -> np.ndarray | None:
+    """Return int64 (n_obs, 2) array row and column, `None` where the table has none."""
+    if _keys.ARRAY_ROW not in table.obs or _keys.ARRAY_COL not in table.obs:
+        return None
+    columns = [
+        pd.to_numeric(table.obs[key].astype(object), errors="coerce") for key in (_keys.ARRAY_ROW, _keys.ARRAY_COL)
+    ]
+    values = np.column_stack([column.to_numpy(dtype=np.float64) for column in columns])
+    bad = (~np.isfinite(values) | (values != np.rint(values))).any(1)
+    if bad.any():
+        msg = (
+            f"Expected integers in `adata.obs['array_row']` and `['array_col']`, found {int(bad.sum())} observations "
+            "with NaN, text or fractions. Correct them, or pass `platform='free'` to go by the coordinates."
+        )
+        raise ValueError(msg)
+    return values.astype(np.int64)
+
+
+def coordinates_of(
+    adata: AnnData | SpatialData, table: AnnData, key: str, *, optional: bool
+) -> tuple[np.ndarray | None, bool]:
+    """Coordinates float64 (n_obs, 2), and whether they were derived from a SpatialData's element."""
+    if key in table.obsm:
+        return check_coordinates(table, key), False
+    if table is not adata and "spatialdata_attrs" in table.uns:
+        return _centroids(adata, table), True
+    if optional:
+        return None, False
+    return check_coordinates(table, key), False
+
+
+def _centroids(sdata: Any, table: AnnData) -> np.ndarray:
+    """Centroids of the shapes, points or labels that a SpatialData's table annotates, in the table's order."""
+    from spatialdata import get_centroids
+    from spatialdata.transformations import get_transformation
+
+    attributes = table.uns["spatialdata_attrs"]
+    regions = table.obs[attributes["region_key"]].astype(str).to_numpy()
+    instances = table.obs[attributes["instance_key"]].to_numpy()
+    coordinates = np.full((table.n_obs, 2), np.nan)
+    for region in dict.fromkeys(regions):
+        if region not in sdata:
+            available = [name for _, name, _ in sdata.gen_elements()]
+            msg = f"The table annotates {region!r}, which is not in the SpatialData. Available elements: {available}."
+            raise KeyError(msg)
+        rows = regions == region
+        systems = list(get_transformation(sdata[region], get_all=True))
+        system = "global" if "global" in systems else systems[0]
+        points = get_centroids(sdata[region], coordinate_system=system).compute()
+        coordinates[rows] = points.reindex(instances[rows])[["x", "y"]].to_numpy()
+    if bad := int(np.isnan(coordinates).any(1).sum()):
+        msg = (
+            f"{bad} of {table.n_obs} rows of the table annotate no instance of {list(dict.fromkeys(regions))}. "
+            "Correct the instance key, or remove these rows."
+        )
+        raise ValueError(msg)
+    return coordinates
+
+
+def bin_um(platform: str, table: AnnData, names: list[str]) -> float:
+    """Side of a bin in micrometres where names (Visium HD) or `.uns["bin_size"]` (Stereo-seq) tell it, else NaN."""
+    if platform == "stereo_seq":
+        size = table.uns.get("bin_size")
+        return float(size) * DNB_UM if isinstance(size, Real) else np.nan
+    attributes = table.uns.get("spatialdata_attrs", {})
+    if "region_key" in attributes:
+        names = [*names, *table.obs[attributes["region_key"]].astype(str).unique()]
+    names = [*names, *map(str, table.uns.get("spatial", {}))]
+    sizes = {float(found[1]) for name in names if (found := re.search(r"square_(\d+)um", name))}
+    return sizes.pop() if len(sizes) == 1 else np.nan

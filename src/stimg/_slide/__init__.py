@@ -1,0 +1,1 @@
+"""A slide's expression as arrays: lattice, windows, genes."""

@@ -1,0 +1,1 @@
+"""Training loops and what a batch is made of."""

@@ -1,0 +1,288 @@
+"""The Lightning side of training on H&E."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import sparse
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from stimg._image._footprints import disk_footprints
+from stimg._train._loop import TrainingModule
+from stimg.nn import DenseConfig, DenseNetwork
+from stimg.nn._stain import MAP_STRIDE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from stimg._data import ImagePatchDataset
+
+MIN_SD = 1e-3
+SHARPNESS = 10.0  # of the bend that keeps log-normalised expression above zero in the likelihood of counts
+DISPERSIONS = (1e-3, 10.0)
+
+
+@dataclass(frozen=True)
+class Spots:
+    """What is read from a batch: spots, or groups of them.
+
+    Attributes
+    ----------
+    footprints
+        Sparse (n, pixels of the batch's maps).
+    targets
+        Log-normalised expression (n, n_genes); NaN for genes not measured.
+    counts, totals
+        Raw counts (n, n_genes), and over all genes (n,).
+    """
+
+    footprints: Tensor
+    targets: Tensor
+    counts: Tensor
+    totals: Tensor
+
+
+class ExpressionModule(TrainingModule):
+    """Mean squared error and correlation of spots, and of groups of neighbouring spots, read from the dense map.
+
+    Parameters
+    ----------
+    network, recipe
+        The network and its configuration.
+    patches
+        The slides.
+    held_out
+        For each slide, bool (n_spots,): spots for the validation loss alone.
+    max_seconds, seed
+        As of `TrainingModule`.
+    """
+
+    sample = "image"
+    network: DenseNetwork
+    recipe: DenseConfig
+
+    def __init__(
+        self,
+        network: DenseNetwork,
+        recipe: DenseConfig,
+        patches: ImagePatchDataset,
+        held_out: list[np.ndarray],
+        *,
+        max_seconds: float | None,
+        seed: int,
+    ) -> None:
+        super().__init__(network, recipe, max_seconds=max_seconds, seed=seed)
+        self.patches = patches
+        self.held_out = held_out
+        self.pitches = [pitch_px(slide.centres, patches.mpp) for slide in patches.slides]
+        self.register_buffer("dispersion", dispersions(patches), persistent=False)
+        self.dispersion: Tensor
+
+    def loss(self, batch: dict[str, Tensor], seed: int) -> Tensor:
+        """Loss of one batch of crops: of training spots, with random colours and groups; else of those held out."""
+        generator = torch.Generator().manual_seed(seed)
+        images = batch["image"].float() / 255
+        stain = self.network.statistics(images, batch["stain"])
+        group = 0.0
+        if self.training:
+            images = jitter_colours(images, self.recipe.colour_jitter, generator)
+            sizes = self.recipe.group_sizes
+            group = sizes[int(torch.randint(len(sizes), (1,), generator=generator))]
+        spots = self.read_spots(batch, group)
+        features = torch.cat([self.network.decode(images), stain], 1)
+        device = images.device
+        predicted = self.network.read(features, spots.footprints.to(device))
+        truth = (spots.targets.to(device) - self.network.gene_mean) / self.network.gene_sd
+        known = torch.isfinite(truth)
+        if self.recipe.likelihood == "gaussian":
+            errors = F.mse_loss(predicted, torch.where(known, truth, 0.0), reduction="none")
+        else:
+            expression = F.softplus(self.network.expression(predicted), beta=SHARPNESS)
+            means = spots.totals.to(device)[:, None] * torch.expm1(expression) / self.patches.target_sum
+            errors = negative_binomial_loss(means, spots.counts.to(device), self.dispersion)
+        error = (errors * known).sum() / known.sum().clamp(min=1)
+        return error + self.recipe.pearson_loss * uncorrelated(predicted, truth)
+
+    def kept(self, batch: dict[str, Tensor]) -> np.ndarray:
+        """Which of a batch's spots are for training, or those held out where the module is not being trained."""
+        crop, spots = batch["batch"].cpu().numpy(), batch["spots"].cpu().numpy()
+        held = [self.held_out[s][spots[crop == i]] for i, s in enumerate(batch["slide"].tolist())]
+        return np.flatnonzero(np.concatenate(held) != self.training)
+
+    def read_spots(self, batch: dict[str, Tensor], group: float) -> Spots:
+        """Spots of a batch, each with its neighbours within `group` pitches."""
+        crop, slide = batch["batch"].cpu().numpy(), batch["slide"].cpu().numpy()
+        spots, centres = batch["spots"].cpu().numpy(), batch["centres"].cpu().numpy()
+        radii, of_slide = batch["radius"].cpu().numpy()[crop], slide[crop]
+        kept = self.kept(batch)
+        side = batch["image"].shape[-1] // MAP_STRIDE
+        places = centres[kept] / MAP_STRIDE + np.stack([crop[kept] * side, np.zeros(len(kept))], 1)
+        radii = radii[kept] / MAP_STRIDE
+        areas = disk_footprints(places, radii, (len(slide) * side, side))
+        members = sparse.eye_array(len(kept), format="csr")
+        if group:
+            reach = group * np.array(self.pitches)[of_slide[kept]] / MAP_STRIDE
+            members = neighbours(places, crop[kept], reach)
+        counts, totals = self._counts(of_slide[kept], spots[kept])
+        counts, totals = members @ counts, members @ totals
+        targets = log_normalised(counts, totals, self.patches.target_sum)
+        missing = np.stack([np.isnan(self.patches.slides[s].targets).all(0) for s in slide])
+        targets[missing[crop[kept]]] = np.nan
+        areas = members @ areas
+        if self.recipe.aggregation == "mean":
+            weights = areas.multiply(1 / areas.sum(1)[:, None])
+        else:
+            weights = areas.multiply(1 / (np.pi * radii**2)[:, None])
+        return Spots(
+            as_tensor(sparse.csr_array(weights)),
+            torch.from_numpy(targets),
+            torch.from_numpy(counts).float(),
+            torch.from_numpy(totals).float(),
+        )
+
+    def _counts(self, slides: np.ndarray, spots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Raw counts float64 (n, n_genes) and totals over all genes (n,) of spots."""
+        counts = np.zeros((len(spots), len(self.patches.genes)))
+        totals = np.zeros(len(spots))
+        for s in np.unique(slides):
+            chosen = np.flatnonzero(slides == s)
+            counts[chosen] = self.patches.slides[s].counts[spots[chosen]].toarray()
+            totals[chosen] = self.patches.slides[s].totals[spots[chosen]]
+        return counts, totals
+
+
+def stain_regression(module: ExpressionModule, loader: Iterable[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Ridge regression of standardised targets on the stain statistics of the training spots.
+
+    The penalty is the one with the least error left out (generalised cross-validation).
+
+    Returns
+    -------
+    tuple
+        Weight float32 (n_genes, n_statistics) and bias (n_genes,), on the statistics as they are.
+    """
+    from sklearn.linear_model import RidgeCV
+
+    network, found, wanted, names = module.network, [], [], []
+    module.train()
+    with torch.no_grad():
+        for batch in loader:
+            spots = module.read_spots(batch, 0.0)
+            maps = network.statistics(batch["image"].float() / 255, batch["stain"]).movedim(1, -1).flatten(0, 2)
+            found.append(torch.sparse.mm(spots.footprints, maps))
+            wanted.append((spots.targets - network.gene_mean) / network.gene_sd)
+            names.append(torch.stack([batch["slide"][batch["batch"]], batch["spots"]], 1)[module.kept(batch)])
+    once = np.unique(torch.cat(names).numpy(), axis=0, return_index=True)[1]  # a spot may lie in several crops
+    statistics, truth = torch.cat(found).numpy()[once].astype(np.float64), torch.cat(wanted).numpy()[once]
+    truth = np.nan_to_num(truth)
+    mean, sd = statistics.mean(0), np.maximum(statistics.std(0), 1e-6) / network.stain.weights.numpy()
+    ridge = RidgeCV(np.logspace(-1, 5, 13)).fit((statistics - mean) / sd, truth)
+    weight = np.atleast_2d(ridge.coef_) / sd
+    bias = np.atleast_1d(ridge.intercept_) - weight @ mean
+    return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
+
+
+def pitch_px(centres: np.ndarray, mpp: float) -> float:
+    """Median distance to the nearest other spot in pixels of the crops."""
+    if len(centres) < 2:
+        return 1.0
+    return float(np.median(cKDTree(centres).query(centres, k=2)[0][:, 1])) / mpp
+
+
+def neighbours(places: np.ndarray, crop: np.ndarray, reach: np.ndarray) -> sparse.csr_array:
+    """Which spots of the same crop lie within `reach` of each, sparse (n, n) of ones, itself among them."""
+    far = np.column_stack([places, crop * (places.max(initial=0) + reach.max(initial=0)) * 10])
+    near = ((far[:, None] - far[None]) ** 2).sum(2) <= reach[:, None] ** 2
+    return sparse.csr_array(near.astype(float))
+
+
+def log_normalised(counts: np.ndarray, totals: np.ndarray, target_sum: float) -> np.ndarray:
+    """Log-normalised expression float32 (n, n_genes) of counts with these totals (n,)."""
+    share = counts / np.where(totals > 0, totals, 1)[:, None]
+    return np.log1p(target_sum * share).astype(np.float32)
+
+
+def dispersions(patches: ImagePatchDataset) -> Tensor:
+    """Overdispersion of each gene by the method of moments: variance = mean + dispersion x mean^2; float32 (n_genes,).
+
+    The mean of a spot's count is its total times the gene's share of all counts.
+    """
+    excess, squares = np.zeros(len(patches.genes)), np.zeros(len(patches.genes))
+    for slide in patches.slides:
+        share = np.asarray(slide.counts.sum(0)).ravel() / max(slide.totals.sum(), 1)
+        means = slide.totals[:, None] * share
+        excess += ((slide.counts.toarray() - means) ** 2 - means).sum(0)
+        squares += (means**2).sum(0)
+    return torch.from_numpy(np.clip(excess / np.maximum(squares, 1e-12), *DISPERSIONS)).float()
+
+
+def negative_binomial_loss(means: Tensor, counts: Tensor, dispersion: Tensor) -> Tensor:
+    """Negative log likelihood of counts (n, n_genes) with these means and one dispersion (n_genes,) a gene."""
+    size = 1 / dispersion
+    means = means.clamp(min=1e-4)
+    log_sum = torch.log(size + means)
+    chance = torch.lgamma(counts + size) - torch.lgamma(size) - torch.lgamma(counts + 1)
+    return -(chance + size * (torch.log(size) - log_sum) + counts * (torch.log(means) - log_sum))
+
+
+def jitter_colours(images: Tensor, sd: float, generator: torch.Generator) -> Tensor:
+    """Scale and shift each channel's optical density at random, one draw an image; float32 in [0, 1]."""
+    if not sd:
+        return images
+    scale, shift = torch.randn(2, len(images), 3, 1, 1, generator=generator).to(images.device) * sd
+    density = -torch.log(images.clamp(min=1 / 255))
+    return torch.exp(-(density * scale.exp() + 0.5 * shift * density.mean((2, 3), keepdim=True))).clamp(0, 1)
+
+
+def uncorrelated(predicted: Tensor, truth: Tensor) -> Tensor:
+    """One minus the Pearson correlation over the batch, mean over genes (PixNet); NaN in `truth` is left out.
+
+    Zero of fewer than three spots; genes that are constant in the batch do not count.
+    """
+    if len(truth) < 3:
+        return predicted.sum() * 0
+    known = torch.isfinite(truth)
+    truth = torch.where(known, truth, 0.0)
+    number = known.sum(0).clamp(min=1)
+    centred = [known * (x - (x * known).sum(0) / number) for x in (predicted, truth)]
+    product = (centred[0] * centred[1]).sum(0)
+    norms = [x.square().sum(0) for x in centred]
+    judged = (known.sum(0) > 2) & (norms[1] > 1e-8)
+    pearson = product / (norms[0] * norms[1] + 1e-8).sqrt()
+    return ((1 - pearson) * judged).sum() / judged.sum().clamp(min=1)
+
+
+def as_tensor(matrix: sparse.csr_array) -> Tensor:
+    """Return a sparse float32 tensor; its gradient flows to what it is multiplied with."""
+    coo = matrix.tocoo()
+    place = torch.from_numpy(np.stack([coo.row, coo.col]).astype(np.int64))
+    values = torch.from_numpy(coo.data.astype(np.float32))
+    return torch.sparse_coo_tensor(place, values, matrix.shape, check_invariants=False).coalesce()
+
+
+def standard_targets(patches: ImagePatchDataset, n_programs: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and deviation of each gene over all spots, and the principal programs of the standardised targets.
+
+    Returns
+    -------
+    tuple
+        float32 (n_genes,), (n_genes,) and (n, n_genes), with n of at most `n_programs`; a program's length is the
+        deviation of its scores.
+    """
+    from sklearn.decomposition import PCA
+
+    targets = np.concatenate([slide.targets for slide in patches.slides])
+    mean, sd = np.nanmean(targets, 0), np.nanstd(targets, 0)
+    sd = np.maximum(sd, MIN_SD)
+    standard = np.nan_to_num((targets - mean) / sd)
+    n_programs = min(n_programs, *standard.shape)
+    programs = np.empty((0, standard.shape[1]))
+    if n_programs:
+        pca = PCA(n_programs, random_state=0).fit(standard)
+        programs = pca.components_ * np.sqrt(pca.explained_variance_)[:, None]
+    return tuple(torch.from_numpy(part.astype(np.float32)) for part in (mean, sd, programs))  # type: ignore[return-value]

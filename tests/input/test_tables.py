@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import warnings
+
+import anndata as ad
+import numpy as np
+import pytest
+
+from stimg._input import _tables
+
+
+def table(n_obs=4, n_vars=3):
+    return ad.AnnData(np.ones((n_obs, n_vars), dtype=np.float32))
+
+
+@pytest.fixture
+def sdata():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import spatialdata
+    return lambda *names: spatialdata.SpatialData(tables={name: table() for name in names})
+
+
+def test_anndata_is_itself():
+    slide = table()
+    assert _tables.resolve_table(slide) is slide
+
+
+@pytest.mark.parametrize("value", [None, "slide.h5ad", np.ones((2, 2)), []])
+def test_other_types(value):
+    with pytest.raises(TypeError, match="AnnData or SpatialData"):
+        _tables.resolve_table(value)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (4, 0)])
+def test_empty(shape):
+    with pytest.raises(ValueError, match="observations and genes"):
+        _tables.resolve_table(table(*shape))
+
+
+def test_backed(tmp_path):
+    table().write_h5ad(tmp_path / "slide.h5ad")
+    backed = ad.read_h5ad(tmp_path / "slide.h5ad", backed="r")
+    assert _tables.resolve_table(backed) is backed
+    with pytest.raises(ValueError, match="to_memory"):
+        _tables.resolve_table(backed, copy=True)
+    with pytest.raises(ValueError, match="to_memory"):
+        _tables.resolve_table(backed[:2])
+    backed.file.close()
+
+
+def test_lazy_annotation(tmp_path):
+    table().write_zarr(tmp_path / "slide.zarr")
+    with pytest.raises(ValueError, match="`adata.obs` and `adata.var` in memory"):
+        _tables.resolve_table(ad.experimental.read_lazy(tmp_path / "slide.zarr"))
+
+
+def test_tables(sdata):
+    one, two, none = sdata("a"), sdata("a", "b"), sdata()
+    assert _tables.resolve_table(one) is one["a"]
+    assert _tables.resolve_table(two, "b") is two["b"]
+    with pytest.raises(ValueError, match=r"'a', 'b'"):
+        _tables.resolve_table(two)
+    with pytest.raises(ValueError, match="table"):
+        _tables.resolve_table(none)
+    with pytest.raises(KeyError, match=r"'c'.*'a', 'b'"):
+        _tables.resolve_table(two, "c")
+
+
+def test_prepare(sdata):
+    slide = table()
+    assert _tables.prepare(slide, None, copy=False) == (slide, None)
+    target, result = _tables.prepare(slide, None, copy=True)
+    assert target is result
+    assert target is not slide
+    both = sdata("a", "b")
+    target, result = _tables.prepare(both, "b", copy=True)
+    assert target is result["b"]
+    target.obs["new"] = 1
+    assert "new" not in both["b"].obs
+
+
+def test_views_become_objects():
+    slide = table()
+    view = slide[:2]
+    target, _ = _tables.prepare(view, None, copy=False)
+    target.obs["new"] = 1
+    assert target is view
+    assert not view.is_view
+    assert "new" not in slide.obs
+
+
+def test_write_uns_keeps_other_steps():
+    slide = table()
+    _tables.write_uns(slide, "one", {"a": 1})
+    _tables.write_uns(slide, "two", {"b": 2})
+    _tables.write_uns(slide, "one", {"c": 3})
+    assert slide.uns["stimg"] == {"one": {"c": 3}, "two": {"b": 2}}
