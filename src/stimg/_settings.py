@@ -13,7 +13,7 @@ from typing import Any, Final
 _LEVELS: Final = {"error": logging.ERROR, "warning": logging.WARNING, "info": logging.INFO, "debug": logging.DEBUG}
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"0", "false", "no", "off"})
-_DEVICE: Final = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+DEVICES: Final = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
 def _default_cachedir(environ: Mapping[str, str]) -> Path:
@@ -81,7 +81,7 @@ class Settings:
     @device.setter
     def device(self, value: str) -> None:
         device = str(value).strip().lower()
-        if not _DEVICE.fullmatch(device):
+        if not DEVICES.fullmatch(device):
             msg = f"`device` (or $STIMG_DEVICE) must be 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps', got {value!r}."
             raise ValueError(msg)
         self._device = device

@@ -1,0 +1,63 @@
+"""Where torch computes, and from which seed: one answer for training and for use."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from stimg._settings import DEVICES, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def resolve_device(device: str) -> str:
+    """Return the device that is meant: `"cpu"`, `"cuda"`, `"cuda:1"` or `"mps"`.
+
+    `"auto"` is that of `stimg.settings.device`, and where this is `"auto"` too, the accelerator that is present.
+
+    Raises
+    ------
+    ValueError
+        No name of a device, or one that this machine does not have.
+    """
+    import torch
+
+    name = device.strip().lower() if isinstance(device, str) else ""
+    if not DEVICES.fullmatch(name):
+        msg = f"Expected `device` to be 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps', found {device!r}."
+        raise ValueError(msg)
+    name = settings.device if name == "auto" else name
+    n_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return "cuda" if n_cuda else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, _, number = name.partition(":")
+    if kind == "cuda" and int(number or 0) >= n_cuda:
+        msg = (
+            f"Expected a machine with the GPU `device={name!r}`, found {n_cuda} CUDA devices. Pass `device='cpu'` or "
+            "`'auto'`, or install a torch built for CUDA."
+        )
+        raise ValueError(msg)
+    if kind == "mps" and not torch.backends.mps.is_available():
+        msg = "Expected a Mac whose GPU torch can use for `device='mps'`, found none. Pass `device='cpu'` or `'auto'`."
+        raise ValueError(msg)
+    return name
+
+
+@contextmanager
+def seeded(seed: int, device: str = "cpu") -> Iterator[None]:
+    """Draw torch's random numbers on this device from `seed`, and leave the random states of the user as they were."""
+    import torch
+
+    kind = device.partition(":")[0]
+    of_mps = torch.mps.get_rng_state() if kind == "mps" else None
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if kind == "cuda" else []):
+        if kind == "cpu":
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            if of_mps is not None:
+                torch.mps.set_rng_state(of_mps)
