@@ -23,7 +23,7 @@ from dlpfc import SECTIONS, Sections, add_baselines, load_sections, training_pat
 from scipy import stats
 
 import stimg
-from stimg._slide._slide import log_normalise
+from stimg._slide._values import log_normalise
 from stimg.models import Model
 from stimg.nn import Config
 

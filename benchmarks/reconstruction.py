@@ -34,7 +34,7 @@ from scipy.spatial import cKDTree
 from sklearn.decomposition import PCA
 
 import stimg
-from stimg._slide._slide import log_normalise
+from stimg._slide._values import log_normalise
 from stimg.models import Model
 
 REGIONS = {2: 40, 4: 20, 8: 6, 14: 3}

@@ -15,7 +15,7 @@ from scipy import sparse
 
 import stimg
 from stimg._input import _checks, _rows
-from stimg._slide._slide import moments
+from stimg._slide._values import moments
 
 KINDS = ("h5ad", "h5ad dense", "zarr", "zarr dense", "dask", "dask dense")
 

@@ -25,7 +25,7 @@ from scipy import sparse
 from train import read_slides
 
 import stimg
-from stimg._slide._slide import log_normalise
+from stimg._slide._values import log_normalise
 from stimg.models import Model
 
 SEEDS = 3

@@ -198,7 +198,7 @@ def test_reconstruction_of_one_section_and_bad_input(slide):
         stimg.pl.reconstruction(slide, ["none"])
     with pytest.raises(ValueError, match="at least one gene"):
         stimg.pl.reconstruction(slide, [])
-    del slide.uns["stimg"]["reconstruct"]
+    slide.uns["stimg"] = {"lattice": slide.uns["stimg"]["lattice"]}
     with pytest.raises(KeyError, match=r"stimg\.tl\.reconstruct"):
         stimg.pl.reconstruction(slide)
 

@@ -7,7 +7,7 @@ import pytest
 from scipy import sparse
 
 import stimg
-from stimg._slide._slide import log_normalise
+from stimg._slide._values import log_normalise
 
 
 @pytest.fixture(scope="module")

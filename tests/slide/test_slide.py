@@ -6,7 +6,8 @@ import torch
 from scipy import sparse
 
 import stimg
-from stimg._slide._slide import Slide, log_normalise, moments
+from stimg._slide._slide import Slide
+from stimg._slide._values import log_normalise, moments
 from stimg._slide._windows import count_occupied, crop, window_starts
 from stimg.nn import Config, GeneMAE
 

@@ -261,8 +261,8 @@ def test_of_very_many_observations_some_are_fitted_and_all_assigned(monkeypatch,
     slide = anndata.AnnData(np.zeros((900, 1), dtype=np.float32))
     slide.obsm["X_stimg"] = rng.normal(size=(3, 20))[truth] * 3 + rng.normal(size=(900, 20))
     stimg.tl.domains(slide, 3, method=method, key_added="whole")
-    for module in ("tl._domains", "_cluster._methods", "_cluster._mixture"):
-        monkeypatch.setattr(f"stimg.{module}.MOST_FINISHED", 200)
+    for module in ("_features", "_kmeans", "_mixture"):
+        monkeypatch.setattr(f"stimg._cluster.{module}.MOST_FINISHED", 200)
     monkeypatch.setattr("stimg._cluster._mixture.MOST_FITTED", 100)
     stimg.tl.domains(slide, 3, method=method, key_added="some")
     assert adjusted_rand_score(slide.obs["whole"], slide.obs["some"]) > 0.95

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
 
-from stimg._slide._slide import take_columns
+from stimg._input._threads import one_thread
+from stimg._slide._values import take_columns
 
 if TYPE_CHECKING:
     from stimg._slide._slide import Slide
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 COMPONENTS = 30
 MOST_GENES = 2000
 MOST_FITTED = 2000
-ONE_AT_A_TIME = threading.Lock()
 RADIUS = 2.3  # pitches; two rings of a hexagonal lattice, and the 20 nearest of a square one
 
 
@@ -37,7 +36,6 @@ def local_components(slides: list[Slide]) -> list[np.ndarray]:
         float32 (n_sites, k) for each section; `k` is 30, or fewer where sites or genes are few.
     """
     from sklearn.decomposition import PCA
-    from threadpoolctl import threadpool_limits
 
     n_sites = sum(slide.n_sites for slide in slides)
     variance = np.sum([slide.std**2 * slide.n_sites for slide in slides], axis=0) / n_sites
@@ -53,8 +51,7 @@ def local_components(slides: list[Slide]) -> list[np.ndarray]:
         sample.append(slide.standardise(take_columns(slide.expression[sites], genes).toarray(), genes))
     # Four power iterations: as good as an exact solver for domains, and several times as fast.
     solver = PCA(n_components, svd_solver="randomized", iterated_power=4, random_state=0)
-    # Threads of so small factorisations wait more than they work. The limit is the process's, so one slide at a time.
-    with ONE_AT_A_TIME, threadpool_limits(1, user_api="blas"):
+    with one_thread():
         fitted = solver.fit(np.concatenate(sample))
     return [_neighbour_means(slide) @ slide.project(fitted.components_.T, "zscore", genes) for slide in slides]
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from stimg._input._checks import check_choice
+from stimg._input._threads import threads_apart
 from stimg._slide._windows import crop, window_starts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import torch
     from distributed import Client
@@ -24,19 +26,12 @@ VALUES_A_BATCH = 2**20
 VALUES_ON_CPU = 2**18  # fits the caches: measured a tenth faster than four times as many
 
 
-def get_device(device: str) -> str:
-    """Resolve `"auto"` to the accelerator that is there."""
-    import torch
-
-    from stimg import settings
-
-    check_choice("device", device, ("auto", "cpu", "cuda", "mps"))
-    device = settings.device if device == "auto" else device
-    if device != "auto":
-        return device
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+def check_stride(model: Model, stride: int | None) -> None:
+    """Refuse windows that are further apart than they are wide, and so leave sites out."""
+    size = int(model.card["size"])
+    if stride is not None and model.card["unit"] != "slide" and stride > size:
+        msg = f"Expected `stride` of at most the {size} sites of the model's windows, found {stride}."
+        raise ValueError(msg)
 
 
 def run_windows(
@@ -108,22 +103,32 @@ def run_windows(
 def _results(
     network: Any, batches: Iterable[tuple[torch.Tensor, tuple[Any, ...]]], client: Client | None, device: str
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield each batch's sites and states in order, computed here, or some batches ahead on a cluster.
+    """Yield each batch's sites and states in order, computed here, on several threads of the CPU, or on a cluster.
 
-    Every task holds what it needs or depends on a task that does, so that the scheduler runs again what a lost worker
-    had.
+    Every task on a cluster holds what it needs or depends on a task that does, so that the scheduler runs again what a
+    lost worker had.
     """
-    if client is None:
+    if client is not None:
+        remote = client.submit(_keep, network.without_genes(), pure=False)
+        submit = partial(client.submit, _states_on_worker, remote, pure=False)
+        yield from _ahead(submit, batches, 2 * max(sum(client.nthreads().values()), 1))
+    elif device == "cpu":
+        with threads_apart() as number, ThreadPoolExecutor(number) as pool:
+            yield from _ahead(lambda *args: pool.submit(_window_states, network, *args), batches, 2 * number)
+    else:
         network.to(device)
         for sites, arguments in batches:
             yield sites, _window_states(network, *arguments)
-        return
-    remote = client.submit(_keep, network.without_genes(), pure=False)
-    ahead = 2 * max(sum(client.nthreads().values()), 1)
+
+
+def _ahead(
+    submit: Callable[..., Any], batches: Iterable[tuple[torch.Tensor, tuple[Any, ...]]], most: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield results in order while `most` further batches are computed."""
     running: deque[tuple[torch.Tensor, Any]] = deque()
     for sites, arguments in batches:
-        running.append((sites, client.submit(_states_on_worker, remote, *arguments, pure=False)))
-        if len(running) > ahead:
+        running.append((sites, submit(*arguments)))
+        if len(running) > most:
             first, future = running.popleft()
             yield first, future.result()
     while running:

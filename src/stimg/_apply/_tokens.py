@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stimg import _keys
-from stimg._input._checks import check_choice, check_obsm, check_var_unique, get_layer, warn
+from stimg._input._checks import check_choice, check_var_unique, get_layer, warn
+from stimg._input._records import said_expression
 from stimg._input._rows import read_rows
 from stimg._slide._genes import vocabulary_rows
-from stimg._slide._slide import read_slides
+from stimg._slide._read import read_slides
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -48,11 +48,8 @@ def match_slides(
         Slides, each with the vocabulary rows int64 (n_genes,) of its genes, -1 for those that the model does not know,
         and what to record of it in `.uns`.
     """
-    check_obsm(table, lattice_key, advice="Run `stimg.pp.to_lattice(adata)` first.")
     check_var_unique(table)
-    recorded = table.uns.get(_keys.UNS, {}).get(_keys.STEP_GENES, {})
-    if scale is None:
-        scale, layer = recorded.get("scale", "counts"), layer or recorded.get("layer") or None
+    layer, scale = said_expression(table, layer, scale)
     check_choice("scale", scale, ("counts", "log"))
     names = table.var_names.to_numpy().astype(str)
     rows = vocabulary_rows(names, model.genes)
@@ -79,6 +76,13 @@ def match_slides(
         target_sum=model.card["target_sum"],
         lattice_key=lattice_key,
     )
+    for slide in slides:
+        if not slide.mean[columns].any():
+            msg = (
+                f"Section {slide.name!r} has no expression in any of the {len(columns):,} genes that the model knows. "
+                "Check `layer`, and whether the counts are there."
+            )
+            raise ValueError(msg)
     return [(slide, rows) for slide in slides], {
         "scale": scale,
         "layer": layer or "",

@@ -17,7 +17,9 @@ GROUPS = 150
 PRIOR_WEIGHT = 0.5
 
 
-def fit_mixture(values: np.ndarray, n_domains: int, seed: int, covariance: str) -> tuple[np.ndarray, np.ndarray]:
+def fit_mixture(
+    values: np.ndarray, n_domains: int, *, seed: int, covariance: str = "tied"
+) -> tuple[np.ndarray, np.ndarray]:
     """Fit a mixture from several starts, keep the one with the highest likelihood; return labels and their posterior.
 
     Twenty starts are of k-means, three hierarchical, with each dimension divided by none, the root and all of its

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from stimg._slide._genes import vocabulary_rows
+from stimg._slide._geometry import site_positions
 from stimg._slide._windows import count_occupied, crop, window_starts
 
 if TYPE_CHECKING:
@@ -182,11 +183,8 @@ class PatchDataset(Dataset):
         """Return true positions (size, size, 2) of a window's sites, occupied or not, from its top-left corner."""
         slide = self.slides[k]
         rows, cols = np.mgrid[row : row + self.size, col : col + self.size]
-        if slide.kind == "hex":
-            x, y = cols + 0.5 * ((rows + slide.parity) % 2), rows * np.sqrt(0.75)
-        else:
-            x, y = cols, rows
-        return np.stack([x - col, y - y[0, 0]], axis=-1).astype(np.float32)
+        places = site_positions(np.column_stack([rows.ravel(), cols.ravel()]), slide.kind, slide.parity)
+        return (places - [col, places[0, 1]]).reshape(self.size, self.size, 2).astype(np.float32)
 
     @staticmethod
     def _symmetry(

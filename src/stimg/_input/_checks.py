@@ -187,6 +187,17 @@ def check_embedding(table: AnnData, key: str) -> np.ndarray:
     return values
 
 
+def check_finite(name: str, values: np.ndarray) -> None:
+    """Refuse results with NaN or infinite values, before they are written."""
+    if not np.isfinite(values).all():
+        bad = int((~np.isfinite(values)).reshape(len(values), -1).any(1).sum())
+        msg = (
+            f"{name[0].upper()}{name[1:]} came out with NaN or infinite values in {bad:,} of {len(values):,} rows. "
+            "Check expression for extreme values, and the model's weights."
+        )
+        raise ValueError(msg)
+
+
 def check_obs_key(table: AnnData, key: str, *, argument: str = "key", advice: str = "") -> None:
     """Refuse a key that is not in `.obs`."""
     if key not in table.obs:

@@ -1,8 +1,9 @@
-"""Array indices, coordinates and bin sizes that a table or a SpatialData holds."""
+"""Array indices, coordinates and their unit, as a table or a SpatialData holds them."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,13 @@ import pandas as pd
 
 from stimg import _keys
 from stimg._input._checks import check_coordinates
+from stimg._platforms import BIN_PATTERN, PLATFORMS, STEREO_SEQ_UM
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
-DNB_UM = 0.5
+MOST_OFF = 0.2
 
 
 def array_indices(table: AnnData) -> np.ndarray | None:
@@ -78,14 +80,48 @@ def _centroids(sdata: Any, table: AnnData) -> np.ndarray:
     return coordinates
 
 
-def bin_um(platform: str, table: AnnData, names: list[str]) -> float:
+def units_of(
+    table: AnnData, platform: str, libraries: list[str], pitch: np.ndarray, given: float | None, table_key: str | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Micrometres per unit of each library's coordinates, and of its pitch, float64 (n_libraries,); NaN if unknown.
+
+    What the user gives; else the platform's pitch, or the side of its bins, over the measured `pitch`; else
+    `microns_per_pixel` of `.uns["spatial"]`; else the unit that all files of the platform have.
+
+    Raises
+    ------
+    ValueError
+        The value given is far from that of the platform's array.
+    """
+    known = PLATFORMS[platform]
+    pitch_um = _bin_um(platform, table, [table_key or "", *libraries]) if known.binned else known.pitch_um
+    of_array = pitch_um / pitch
+    if given is not None:
+        if (np.abs(of_array / given - 1) > MOST_OFF).any():
+            msg = (
+                f"Expected `um_per_unit` near {np.nanmean(of_array):.4g}, which the pitch of {platform!r} gives, found "
+                f"{given:.4g}. Leave it out, or correct `platform`."
+            )
+            raise ValueError(msg)
+        return np.full(len(libraries), float(given)), pitch * given
+    entries = table.uns.get(_keys.SPATIAL, {})
+    stated = [(entries.get(name) or {}) if isinstance(entries, Mapping) else {} for name in libraries]
+    if len(libraries) == 1 and len(entries) == 1:
+        stated = list(entries.values())
+    of_image = [one.get("scalefactors", {}).get("microns_per_pixel", np.nan) for one in stated]
+    units = np.where(np.isfinite(of_array), of_array, np.asarray(of_image, dtype=np.float64))
+    units = np.where(np.isfinite(units), units, known.um_per_unit)
+    return units, np.where(np.isfinite(pitch_um), pitch_um, pitch * units)
+
+
+def _bin_um(platform: str, table: AnnData, names: list[str]) -> float:
     """Side of a bin in micrometres where names (Visium HD) or `.uns["bin_size"]` (Stereo-seq) tell it, else NaN."""
     if platform == "stereo_seq":
         size = table.uns.get("bin_size")
-        return float(size) * DNB_UM if isinstance(size, Real) else np.nan
+        return float(size) * STEREO_SEQ_UM if isinstance(size, Real) else np.nan
     attributes = table.uns.get("spatialdata_attrs", {})
     if "region_key" in attributes:
         names = [*names, *table.obs[attributes["region_key"]].astype(str).unique()]
-    names = [*names, *map(str, table.uns.get("spatial", {}))]
-    sizes = {float(found[1]) for name in names if (found := re.search(r"square_(\d+)um", name))}
+    names = [*names, *map(str, table.uns.get(_keys.SPATIAL, {}))]
+    sizes = {float(found[1]) for name in names if (found := re.search(BIN_PATTERN, name))}
     return sizes.pop() if len(sizes) == 1 else np.nan

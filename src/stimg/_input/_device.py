@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING
 
 from stimg._settings import DEVICES, settings
@@ -11,10 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def resolve_device(device: str) -> str:
+def resolve_device(device: str, *, here: bool = True) -> str:
     """Return the device that is meant: `"cpu"`, `"cuda"`, `"cuda:1"` or `"mps"`.
 
-    `"auto"` is that of `stimg.settings.device`, and where this is `"auto"` too, the accelerator that is present.
+    `"auto"` is that of `stimg.settings.device`, and where this is `"auto"` too, the accelerator that is present. For
+    other machines (`here=False`) only the name is checked, and `"auto"` is the CPU.
 
     Raises
     ------
@@ -23,10 +26,13 @@ def resolve_device(device: str) -> str:
     """
     import torch
 
+    _survive_forks()
     name = device.strip().lower() if isinstance(device, str) else ""
     if not DEVICES.fullmatch(name):
         msg = f"Expected `device` to be 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps', found {device!r}."
         raise ValueError(msg)
+    if not here:
+        return "cpu" if name == "auto" else name
     name = settings.device if name == "auto" else name
     n_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
@@ -42,6 +48,15 @@ def resolve_device(device: str) -> str:
         msg = "Expected a Mac whose GPU torch can use for `device='mps'`, found none. Pass `device='cpu'` or `'auto'`."
         raise ValueError(msg)
     return name
+
+
+@cache
+def _survive_forks() -> None:
+    """Let a child that is forked after torch has computed use one thread; it would wait for ever for the parent's."""
+    import torch
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 @contextmanager

@@ -95,7 +95,7 @@ def prepare(
     if not copy:
         table = resolve_table(adata, table_key)
         if table.is_view:
-            table._init_as_actual(table.copy())
+            table.uns = table.uns.copy()  # any write makes an object of its own of a view
         return table, None
     if isinstance(adata, AnnData):
         result: Any = adata.copy()

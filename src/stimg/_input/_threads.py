@@ -19,3 +19,20 @@ def one_thread() -> Iterator[None]:
 
     with TURNS, threadpool_limits(1):
         yield
+
+
+@contextmanager
+def threads_apart() -> Iterator[int]:
+    """Give the number of torch's threads, for as many tasks side by side, each of which computes on one alone.
+
+    Threads that share one operation spin while they wait for the slowest: beside another busy process that takes many
+    times as long.
+    """
+    import torch
+
+    number = torch.get_num_threads()
+    torch.set_num_threads(1)  # also that of threads which start from now on
+    try:
+        yield number
+    finally:
+        torch.set_num_threads(number)

@@ -1,214 +1,160 @@
-"""Integer lattice positions from array indices or from coordinates; arrays in, arrays out."""
+"""The lattice that `stimg.pp.to_lattice` recorded, read only where it belongs to the table."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.spatial import cKDTree
+import pandas as pd
 
-# Distances between the sites of a grid, in units of the least.
-GRID_DISTANCES = {"hex": np.sqrt([1, 3, 4, 7, 9]), "square": np.sqrt([1, 2, 4, 5, 8, 9])}
-REGULAR_SPREAD = 0.05
-LEAST_REGULAR = 0.9
-MOST_OFF_SITE = 0.4
-MOST_SAMPLED = 50_000
-DENSITY_NEIGHBOURS = 8
-FEWEST_FOR_STEP = 16
-TIE = 1e-6
+from stimg import _keys
+from stimg._input._checks import check_obsm
+from stimg._input._records import read_record
+from stimg._slide._geometry import n_distinct, site_positions
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+logger = logging.getLogger("stimg")
+
+FIELDS = ("kind", "library_key", "libraries", "parity")
+SINGLE = "slide"  # library of a table without a `library_key`
+AGAIN = (
+    "Run `stimg.pp.to_lattice(adata)` again, with the column of `adata.obs` that tells sections apart as "
+    "`library_key` where there are several."
+)
 
 
 @dataclass(frozen=True)
-class Layout:
-    """One library on its lattice.
+class Lattice:
+    """Sites of all observations, section by section.
 
-    `lattice` int32 (n, 2): row and column, from 0. `kind`: `"hex"`, `"square"`, `"free"`. `origin`: (row, column) array
-    index of site (0, 0), or for `"free"` (y, x) of its corner. `parity`: of a hex lattice, see `Slide`. `transposed`:
-    the array's columns became the rows. `step`: of a square array's indices.
+    Attributes
+    ----------
+    sites
+        int32 (n_obs, 2): row and column.
+    section
+        int64 (n_obs,): which of `libraries` an observation is in.
+    libraries
+        Names of the sections.
+    kind
+        `"hex"`, `"square"` or `"free"`.
+    parity
+        int (n_libraries,): see :func:`stimg.pp.to_lattice`.
+    pitch
+        float64 (n_libraries,): distance between neighbouring sites in units of the coordinates, NaN where unknown.
+    um_per_unit
+        float64 (n_libraries,): micrometres per unit of the coordinates, NaN where unknown.
+    spatial_key
+        Key of these coordinates in `.obsm`.
     """
 
-    lattice: np.ndarray
+    sites: np.ndarray
+    section: np.ndarray
+    libraries: list[str]
     kind: str
-    origin: tuple[float, float]
-    parity: int = 0
-    transposed: bool = False
-    step: int = 1
+    parity: np.ndarray
+    pitch: np.ndarray
+    um_per_unit: np.ndarray
+    spatial_key: str
 
 
-def true_positions(layout: Layout) -> np.ndarray:
-    """Return float64 (n, 2): x and y in units of the pitch."""
-    row, col = layout.lattice.T.astype(np.float64)
-    if layout.kind != "hex":
-        return np.column_stack([col, row])
-    return np.column_stack([col + 0.5 * ((row + layout.parity) % 2), row * np.sqrt(0.75)])
+def read_lattice(table: AnnData, key: str = _keys.LATTICE) -> Lattice:
+    """Return the lattice in `.obsm[key]`, or say what happened to the table since it was made.
 
-
-def fit_affine(layout: Layout, coordinates: np.ndarray | None, pitch: float | None = None) -> np.ndarray:
-    """Map float64 (3, 2) from true positions (x, y, 1) to coordinates; NaN where it is undetermined.
-
-    Exact for bins, which have a `pitch`; least squares for arrays.
+    Raises
+    ------
+    KeyError
+        There is no lattice, no record of it in `.uns["stimg"]`, or no column with its sections.
+    ValueError
+        The lattice is not that of this table: slides were joined, sections renamed, or sites changed.
     """
-    if layout.kind == "free" and pitch is not None:
-        row, col = layout.origin
-        return np.array([[pitch, 0], [0, pitch], [col + pitch / 2, row + pitch / 2]])
-    if coordinates is None or len(coordinates) < 3:
-        return np.full((3, 2), np.nan)
-    design = np.column_stack([true_positions(layout), np.ones(len(coordinates))])
-    if np.linalg.matrix_rank(design) < 3:
-        return np.full((3, 2), np.nan)
-    return np.linalg.lstsq(design, coordinates, rcond=None)[0]
+    check_obsm(table, key, advice="Run `stimg.pp.to_lattice(adata)` first.")
+    record = read_record(table, _keys.STEP_LATTICE, key)
+    if lost := [name for name in FIELDS if name not in record]:
+        msg = (
+            f"`adata.obsm[{key!r}]` has a lattice, but its record in `adata.uns['stimg']` is "
+            f"{'incomplete (' + ', '.join(lost) + ')' if record else 'lost'}, as after `anndata.concat`. {AGAIN}"
+        )
+        raise KeyError(msg)
+    sites = np.asarray(table.obsm[key])
+    if sites.shape != (table.n_obs, 2) or not np.issubdtype(sites.dtype, np.integer) or sites.min() < 0:
+        msg = (
+            f"Expected rows and columns of at least 0 in `adata.obsm[{key!r}]`, integers of shape ({table.n_obs}, 2), "
+            f"found {sites.dtype} of shape {sites.shape}{', some below 0' if sites.size else ''}. {AGAIN}"
+        )
+        raise ValueError(msg)
+    libraries = [str(name) for name in record["libraries"]] if record["library_key"] else [SINGLE]
+    section = _sections(table, record["library_key"], libraries)
+    spatial_key = str(record.get("spatial_key", _keys.SPATIAL))
+    coordinates = np.asarray(table.obsm[spatial_key])[:, :2] if spatial_key in table.obsm else None
+    for number, library in enumerate(libraries):
+        rows = section == number
+        _check_section(record, number, library, sites[rows], None if coordinates is None else coordinates[rows])
+    affine = np.asarray(record.get("affine", np.full((len(libraries), 3, 2), np.nan)))
+    pitch = axis_lengths(affine).mean(1)
+    # Records of the first releases have one pitch in micrometres for all sections.
+    um_per_unit = np.asarray(record.get("um_per_unit", record.get("pitch_um", np.nan) / pitch))
+    kind, parity = str(record["kind"]), np.asarray(record["parity"])
+    return Lattice(sites, section, libraries, kind, parity, pitch, um_per_unit, spatial_key)
 
 
-def has_one_parity(rows: np.ndarray, cols: np.ndarray) -> bool:
-    """Tell whether row + column is even for all, or odd for all, as on hexagonal arrays."""
-    return len(np.unique((rows + cols) % 2)) == 1
+def axis_lengths(affine: np.ndarray) -> np.ndarray:
+    """Lengths float64 (n, 2) of the lattice's two axes in units of the coordinates, of maps (n, 3, 2)."""
+    return np.linalg.norm(affine[:, :2], axis=2)
 
 
-def is_checkerboard(rows: np.ndarray, cols: np.ndarray) -> bool:
-    """Tell whether every second position of the array is used; a square array with indices in steps of two is none."""
-    if len(rows) < 2 or not has_one_parity(rows, cols):
-        return False
-    in_line = len(np.unique(rows)) == 1 or len(np.unique(cols)) == 1
-    return in_line or len(rows) < FEWEST_FOR_STEP or len(np.unique(rows % 2)) == 2
+def _sections(table: AnnData, library_key: str, libraries: list[str]) -> np.ndarray:
+    """Return the number of every observation's library, int64 (n_obs,)."""
+    if not library_key:
+        return np.zeros(table.n_obs, dtype=np.int64)
+    if library_key not in table.obs:
+        msg = (
+            f"The lattice was made by the sections in `adata.obs[{library_key!r}]`, a column that is not there. "
+            f"Available: {list(table.obs.columns)}. {AGAIN}"
+        )
+        raise KeyError(msg)
+    column = table.obs[library_key]
+    section = pd.Index(libraries).get_indexer(pd.Index(column.astype(str)))
+    section[column.isna().to_numpy()] = -1
+    if (section < 0).any():
+        unknown = list(dict.fromkeys(column[section < 0].astype(str)))
+        msg = (
+            f"The lattice was made for the sections {libraries[:5]} of `adata.obs[{library_key!r}]`, which now has "
+            f"{unknown[:5]} as well: sections were renamed or slides joined. {AGAIN}"
+        )
+        raise ValueError(msg)
+    return section.astype(np.int64)
 
 
-def lay_hex(rows: np.ndarray, cols: np.ndarray, coordinates: np.ndarray | None = None) -> Layout:
-    """Lay a checkerboard array without holes: (row, col // 2), the doubled axis found from the coordinates."""
-    transposed = False
-    if coordinates is not None and len(rows) > 3:
-        steps = np.linalg.lstsq(np.column_stack([rows, cols, np.ones(len(rows))]), coordinates, rcond=None)[0]
-        row_step, col_step = np.linalg.norm(steps[:2], axis=1)
-        transposed = bool(col_step > 1.2 * row_step)
-    if transposed:
-        rows, cols = cols, rows
-    first_row, first_col = int(rows.min()), int(cols.min())
-    row, col = rows - first_row, cols - first_col
-    lattice = np.column_stack([row, col // 2]).astype(np.int32)
-    parity = int((row[0] + col[0]) % 2)
-    return Layout(lattice, "hex", (first_row, first_col), parity, transposed)
+def _check_section(
+    record: dict[str, Any], number: int, library: str, sites: np.ndarray, coordinates: np.ndarray | None
+) -> None:
+    """Refuse a section that holds more than `to_lattice` laid, or whose coordinates are not those of its sites.
 
-
-def lay_square(rows: np.ndarray, cols: np.ndarray) -> Layout:
-    """Lay an array from 0; indices that all go in larger steps (Stereo-seq bins named by DNB) are divided by them."""
-    first_row, first_col = int(rows.min()), int(cols.min())
-    index = np.column_stack([rows - first_row, cols - first_col])
-    step = max(int(np.gcd.reduce(index, axis=None)), 1) if len(rows) >= FEWEST_FOR_STEP else 1
-    return Layout((index // step).astype(np.int32), "square", (first_row, first_col), step=step)
-
-
-def lay_free(coordinates: np.ndarray, pitch: float) -> Layout:
-    """Lay coordinates in square bins centred on their bounding box, so that turning the slide only turns the bins.
-
-    What lies on the edge between two bins belongs to the one nearer to the middle; where something lies in the very
-    middle, the number of bins is odd.
+    Fewer observations are right: each has its own site, whichever others are there. Records of the first releases say
+    neither how many there were nor how far from the middle of their sites.
     """
-    low, high = coordinates.min(0), coordinates.max(0)
-    middle = (low + high) / 2
-    units = (coordinates - middle) / pitch
-    bins = np.floor((high - low) / pitch + TIE) + 1
-    bins += (bins % 2 == 0) & (np.abs(units) < TIE).any(0)
-    half = np.where(bins % 2 == 1, 0.5, 0.0)
-    from_middle = np.maximum(np.ceil(np.abs(units) - half - TIE), 1 - 2 * half)
-    index = np.sign(units) * from_middle + (bins - 1) / 2 + np.where(half == 0, -0.5 * np.sign(units), 0)
-    index = np.rint(index).astype(np.int64)
-    first = index.min(0)
-    corner = middle + (first - bins / 2) * pitch
-    return Layout((index - first)[:, ::-1].astype(np.int32), "free", (float(corner[1]), float(corner[0])))
-
-
-def default_pitch(coordinates: np.ndarray) -> float:
-    """Pitch of about one observation a site: one over the root of the median local density.
-
-    The density at an observation is that of the circle to its eighth neighbour, so that holes in the tissue do not
-    count. Returns 0 where more than half of the observations lie on each other.
-    """
-    count = min(DENSITY_NEIGHBOURS, len(coordinates) - 1)
-    if count < 1:
-        return 1.0
-    distances = cKDTree(coordinates).query(_sample(coordinates), k=[count + 1])[0][:, 0]
-    return float(np.median(distances) * np.sqrt(np.pi / count))
-
-
-def regular_grid(coordinates: np.ndarray) -> str | None:
-    """Tell whether coordinates lie on a regular `"hex"` or `"square"` grid, with or without gaps.
-
-    They do if almost all distances to the nearest six are among those that the grid has, and more than of the other.
-    """
-    if len(coordinates) < FEWEST_FOR_STEP:
-        return None
-    distances = cKDTree(coordinates).query(_sample(coordinates), k=7)[0][:, 1:]
-    nearest = np.median(distances[:, 0])
-    if nearest == 0:
-        return None
-    fit = {
-        kind: float(np.mean(np.abs(distances[..., None] / (nearest * shells) - 1).min(-1) < REGULAR_SPREAD))
-        for kind, shells in GRID_DISTANCES.items()
-    }
-    if max(fit.values()) < LEAST_REGULAR or fit["hex"] == fit["square"]:
-        return None
-    return max(fit, key=lambda kind: fit[kind])
-
-
-def grid_indices(coordinates: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Array indices (rows, cols) of coordinates on a regular grid at any angle, or `None` where they don't fit one.
-
-    The angle comes from the directions to the nearest neighbours. Around the middle, indices are rounded and an affine
-    map is fitted to them; with the map, twice as far, and so on over the slide.
-    """
-    fold = 6 if kind == "hex" else 4
-    distances, neighbours = cKDTree(coordinates).query(coordinates, k=fold + 1)
-    pitch = float(np.median(distances[:, 1]))
-    if pitch == 0:
-        return None
-    near = np.abs(distances[:, 1:] / pitch - 1) < 0.15
-    if not near.any():
-        return None
-    offsets = coordinates[neighbours[:, 1:]][near] - np.repeat(coordinates, near.sum(1), axis=0)
-    angle = _grid_angle(np.arctan2(offsets[:, 1], offsets[:, 0]), fold)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    centre = coordinates[np.argmin(((coordinates - coordinates.mean(0)) ** 2).sum(1))]
-    units = (coordinates - centre) @ turn / pitch
-    design = np.column_stack([units, np.ones(len(units))])
-    distance = np.linalg.norm(units, axis=1)
-    radius = 6.0
-    while True:
-        inside = distance <= radius
-        positions = _nearest_sites(units, kind)[1]
-        if np.linalg.matrix_rank(design[inside]) == 3:
-            units = design @ np.linalg.lstsq(design[inside], positions[inside], rcond=None)[0]
-        if inside.all():
-            break
-        radius *= 2
-    (rows, cols), positions = _nearest_sites(units, kind)
-    if np.abs(units - positions).max() > MOST_OFF_SITE or len(np.unique(positions, axis=0)) < len(positions):
-        return None
-    return rows, cols
-
-
-def _grid_angle(directions: np.ndarray, fold: int) -> float:
-    """Direction of the grid's rows: of its axes the one nearest to x or y, so that turned slides turn their lattice."""
-    angle = float(np.angle(np.exp(1j * fold * directions).mean())) / fold
-    axes = angle + 2 * np.pi / fold * np.arange(fold // 2)
-    off = np.abs((axes + np.pi / 4) % (np.pi / 2) - np.pi / 4)
-    return float(axes[np.argmin(np.round(off, 6))])
-
-
-def _nearest_sites(units: np.ndarray, kind: str) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
-    """Array indices (rows, cols) nearest to positions in units of the pitch, and where these lie."""
-    if kind == "hex":
-        rows = np.rint(units[:, 1] / np.sqrt(0.75))
-        cols = rows + 2 * np.rint(units[:, 0] - 0.5 * rows)
-        positions = np.column_stack([cols / 2, rows * np.sqrt(0.75)])
-    else:
-        rows, cols = np.rint(units[:, 1]), np.rint(units[:, 0])
-        positions = np.column_stack([cols, rows])
-    return (rows.astype(np.int64), cols.astype(np.int64)), positions
-
-
-def _sample(coordinates: np.ndarray) -> np.ndarray:
-    """Observations evenly spaced by distance from the middle, at most `MOST_SAMPLED`, whatever the order of rows."""
-    if len(coordinates) <= MOST_SAMPLED:
-        return coordinates
-    offset = coordinates - (coordinates.min(0) + coordinates.max(0)) / 2
-    order = np.lexsort((*offset.T, (offset**2).sum(1)))
-    return coordinates[order[np.linspace(0, len(order) - 1, MOST_SAMPLED).astype(int)]]
+    if "n_obs" not in record or not len(sites):
+        return
+    laid, shared, away = (record[name][number] for name in ("n_obs", "n_shared", "deviation"))
+    found = len(sites) - n_distinct(sites)
+    what = ""
+    if len(sites) > laid:
+        what = (
+            f"holds {len(sites):,} observations, not the {laid:,} that `to_lattice` laid: slides were joined after it"
+        )
+    elif found > shared:
+        what = f"has {found:,} observations on the site of another, not {shared:,} as `to_lattice` left it"
+    elif coordinates is not None and np.isfinite(away):
+        here = np.column_stack([site_positions(sites, record["kind"], record["parity"][number]), np.ones(len(sites))])
+        off = np.abs(here @ record["affine"][number] - coordinates).max()
+        if not off <= 1.01 * away + 1e-6 * np.abs(coordinates).max():
+            what = f"has coordinates up to {off:.4g} away from their sites, not {away:.4g}: they are others by now"
+    if what:
+        msg = f"Section {library!r} {what}. {AGAIN}"
+        raise ValueError(msg)
+    if len(sites) < laid:
+        logger.info("Section %r: %d of the %d observations that were laid are here.", library, len(sites), laid)

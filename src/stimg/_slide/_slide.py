@@ -1,21 +1,20 @@
-"""A slide as arrays: what lies between AnnData and torch."""
+"""One section as arrays: what lies between AnnData and torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
 
-from stimg import _keys
-from stimg._input._rows import by_nonzeros, collect_rows, is_mapped, row_blocks
+from stimg._input._rows import row_blocks
+from stimg._slide._geometry import site_positions
+from stimg._slide._values import moments, take_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from anndata import AnnData
+    from collections.abc import Iterator
 
 CLIP = 10.0
 
@@ -95,11 +94,7 @@ class Slide:
 
     def positions(self) -> np.ndarray:
         """Return float32 (n_sites, 2): true (x, y) of every site in units of the pitch."""
-        row, col = self.sites[:, 0].astype(np.float32), self.sites[:, 1].astype(np.float32)
-        if self.kind != "hex":
-            return np.stack([col, row], axis=1)
-        shift = 0.5 * ((self.sites[:, 0] + self.parity) % 2)
-        return np.stack([col + shift, row * np.sqrt(0.75)], axis=1).astype(np.float32)
+        return site_positions(self.sites, self.kind, self.parity).astype(np.float32)
 
     def symmetries(self) -> Iterator[Slide]:
         """Yield the slide in four symmetries of its lattice that keep rows and columns, sites in the same order.
@@ -146,118 +141,3 @@ class Slide:
                 part = sparse.csr_array((clipped, part.indices, part.indptr), shape=part.shape)
             result[rows] = part @ weight - offset
         return result
-
-
-def moments(blocks: Iterable[sparse.csr_array]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation, float32, of every column of the rows in all blocks, without making them dense."""
-    n_rows: int = 0
-    total: Any = 0.0
-    squares: Any = 0.0
-    for block in blocks:
-        n_rows += block.shape[0]
-        total = total + np.bincount(block.indices, block.data, block.shape[1])
-        squares = squares + np.bincount(block.indices, np.square(block.data, dtype=np.float64), block.shape[1])
-    mean = total / max(n_rows, 1)
-    variance = np.maximum(squares / max(n_rows, 1) - mean**2, 0)
-    variance[variance < 1e-10] = 0
-    return mean.astype(np.float32), np.sqrt(variance).astype(np.float32)
-
-
-def take_columns(matrix: sparse.csr_array, columns: np.ndarray | None) -> sparse.csr_array:
-    """Return the matrix at `columns`; itself, not a copy, where these are `None` or all of them in order."""
-    if columns is None or np.array_equal(columns, np.arange(matrix.shape[1])):
-        return matrix
-    return sparse.csr_array(matrix[:, columns])
-
-
-def log_normalise(counts: sparse.csr_array, target_sum: float, columns: np.ndarray | None = None) -> sparse.csr_array:
-    """Return float32 `log1p(counts / row total * target_sum)` of the genes at `columns`, by default all.
-
-    Totals are those of all genes; rows without counts stay zero.
-    """
-    totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-    factors = np.divide(target_sum, totals, out=np.zeros_like(totals), where=totals > 0).astype(np.float32)
-    kept = take_columns(counts, columns)
-    data = np.log1p(kept.data * np.repeat(factors, np.diff(kept.indptr)))
-    where = (kept.indices, kept.indptr)
-    if kept is counts:  # share nothing that could be changed in place
-        where = (kept.indices.copy(), kept.indptr.copy())
-    return sparse.csr_array((data, *where), shape=kept.shape)
-
-
-def read_slides(
-    table: AnnData,
-    expression: sparse.csr_array,
-    columns: np.ndarray,
-    *,
-    scale: str,
-    target_sum: float,
-    lattice_key: str = _keys.LATTICE,
-    weights: np.ndarray | None = None,
-    name: str = "slide",
-) -> list[Slide]:
-    """Lay the genes at `columns` of a table's checked `expression` on its lattice, one `Slide` a library.
-
-    Counts of observations that share a site are summed before they are normalised; log values are averaged. Where
-    `expression` is memory-mapped, that of the slides is too. `weights` (n_vars,) are 1 by default.
-    """
-    info: dict[str, Any] = dict(table.uns[_keys.UNS][_keys.STEP_LATTICE])
-    library_key = info["library_key"]
-    libraries = table.obs[library_key].astype(str).to_numpy() if library_key else np.full(table.n_obs, name)
-    known = [str(library) for library in info["libraries"]] if library_key else [name]
-    parities = dict(zip(known, map(int, info["parity"]), strict=True))
-    weights = np.ones(table.n_vars) if weights is None else weights
-    lattice = np.asarray(table.obsm[lattice_key])
-    slides = []
-    for library in dict.fromkeys(libraries):
-        rows = np.flatnonzero(libraries == library)
-        sites, obs_site = np.unique(lattice[rows], axis=0, return_inverse=True)
-        obs_site = obs_site.ravel()
-        values = _site_rows(expression, rows, obs_site, columns, scale=scale, target_sum=target_sum)
-        slides.append(
-            Slide(
-                name=str(library),
-                expression=collect_rows(values, len(columns), mapped=is_mapped(expression)),
-                genes=table.var_names.to_numpy()[columns].astype(str),
-                weights=weights[columns].astype(np.float32),
-                sites=sites.astype(np.int32),
-                obs_site=obs_site,
-                obs_index=rows,
-                kind=info["kind"],
-                parity=parities[library],
-            )
-        )
-    return slides
-
-
-def _site_rows(
-    expression: sparse.csr_array,
-    rows: np.ndarray,
-    obs_site: np.ndarray,
-    columns: np.ndarray,
-    *,
-    scale: str,
-    target_sum: float,
-) -> Iterator[sparse.csr_array]:
-    """Yield log-normalised expression of the genes at `columns` of the sites in their order, in blocks."""
-    order = np.argsort(obs_site, kind="stable")
-    members = rows[order]
-    counts = np.bincount(obs_site)
-    first = np.concatenate([[0], np.cumsum(counts)])
-    lengths = np.diff(expression.indptr)[members]
-    nonzeros = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])[first]
-    for start, stop in by_nonzeros(nonzeros):
-        values = expression[members[first[start] : first[stop]]]
-        shared = counts[start:stop]
-        if (shared > 1).any():
-            values = sparse.csr_array(_adder(shared) @ values)
-            if scale == "log":
-                values = sparse.csr_array(sparse.diags_array(1 / shared.astype(np.float32)) @ values)
-        yield log_normalise(values, target_sum, columns) if scale == "counts" else take_columns(values, columns)
-
-
-def _adder(counts: np.ndarray) -> sparse.csr_array:
-    """Matrix float32 (len(counts), sum(counts)) that sums runs of so many rows."""
-    total = int(counts.sum())
-    indptr = np.concatenate([[0], np.cumsum(counts)])
-    return sparse.csr_array((np.ones(total, np.float32), np.arange(total), indptr), shape=(len(counts), total))

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
-SPOT_UM = {"ST": 100.0, "Visium": 55.0, "VisiumHD": 8.0}
-
 
 class Collection(ABC):
     """A catalogue of slides, each read when it is asked for.

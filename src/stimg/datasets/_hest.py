@@ -10,7 +10,8 @@ import pandas as pd
 
 from stimg import _keys
 from stimg._input._checks import checked
-from stimg.datasets._collection import SPOT_UM, Collection
+from stimg._platforms import SPOT_UM
+from stimg.datasets._collection import Collection
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from stimg.datasets._collection import SPOT_UM
+from stimg._platforms import SPOT_UM
 
 if TYPE_CHECKING:
     from pathlib import Path

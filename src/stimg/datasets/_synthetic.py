@@ -15,7 +15,8 @@ from scipy import sparse
 from stimg import _keys
 from stimg._files import check_new_path, written_whole
 from stimg._input._checks import check_choice, check_positive, check_positive_int, checked
-from stimg.pp._to_lattice import KIND_OF_PLATFORM
+from stimg._platforms import PLATFORMS
+from stimg._slide._geometry import site_positions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,7 +86,7 @@ def synthetic(
     >>> stimg.datasets.synthetic("xenium", n_domains=4, seed=1)
     >>> stimg.datasets.synthetic("visium_hd", n_obs=100_000, n_genes=18_000, depth=250, path="bins.h5ad")
     """
-    check_choice("platform", platform, tuple(KIND_OF_PLATFORM))
+    check_choice("platform", platform, tuple(PLATFORMS))
     check_positive_int("n_domains", n_domains)
     check_positive_int("n_obs", n_obs, minimum=max(10, n_domains))
     check_positive_int("n_genes", n_genes, minimum=max(10, n_domains))
@@ -93,7 +94,7 @@ def synthetic(
     if path is not None:
         path = _check_path(path)
     rng = np.random.default_rng(seed)
-    coordinates, array = _places(KIND_OF_PLATFORM[platform], n_obs, rng)
+    coordinates, array = _places(PLATFORMS[platform].kind, n_obs, rng)
     unit = (coordinates - coordinates.min(0)) / np.ptp(coordinates, axis=0).max()
     depth_in_tissue = _layer_depth(unit)
     edges = np.quantile(depth_in_tissue, np.linspace(0, 1, n_domains + 1)[1:-1])
@@ -155,7 +156,7 @@ def _places(kind: str, n_obs: int, rng: np.random.Generator) -> tuple[np.ndarray
     else:
         rows, cols = (part.ravel() for part in np.mgrid[:side, :side])
         array = np.column_stack([rows, 2 * cols + rows % 2 if kind == "hex" else cols])
-        points = np.column_stack([array[:, 1] / 2, rows * np.sqrt(0.75)] if kind == "hex" else [cols, rows])
+        points = site_positions(np.column_stack([rows, cols]), kind)
     centred = (points - points.mean(0)) * [0.85, 1.0]
     angle = np.arctan2(centred[:, 1], centred[:, 0])
     outline = 1 + 0.08 * np.sin(3 * angle + 1) + 0.05 * np.cos(5 * angle)

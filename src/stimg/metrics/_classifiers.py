@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from stimg._input._device import seeded
+
 METHODS = ("knn", "logistic", "mlp")
 MLP_EPOCHS = 40
 MLP_BATCH = 128
@@ -47,8 +49,7 @@ class Perceptron:
         from torch import nn
 
         self.classes, codes = np.unique(y, return_inverse=True)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+        with seeded(self.seed):
             widths = [X.shape[1], 512, 256, 128]
             layers: list[nn.Module] = []
             for wide, narrow in zip(widths, widths[1:], strict=False):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stimg._input._checks import checked
+from stimg._slide._geometry import nearest_others
 from stimg.metrics._checks import as_labels, as_points, check_same_length
 
 if TYPE_CHECKING:
@@ -110,13 +111,5 @@ def _chaos(codes: np.ndarray, points: np.ndarray) -> float:
 
 def _pas(codes: np.ndarray, points: np.ndarray) -> float:
     """Share of observations that most of their neighbours disagree with."""
-    from scipy.spatial import cKDTree
-
-    n_neighbours = min(PAS_NEIGHBOURS, len(points) - 1)
-    if n_neighbours < 1:
-        return 0.0
-    near = cKDTree(points).query(points, k=n_neighbours + 1)[1]
-    own = near == np.arange(len(points))[:, None]
-    own[~own.any(1), -1] = True  # of coinciding observations, the query may list only the others
-    near = near[~own].reshape(len(points), n_neighbours)
-    return float(((codes[near] != codes[:, None]).sum(1) > n_neighbours / 2).mean())
+    near = nearest_others(points, PAS_NEIGHBOURS)
+    return float(((codes[near] != codes[:, None]).sum(1) > near.shape[1] / 2).mean())

@@ -8,7 +8,8 @@ import numpy as np
 from scipy import sparse
 
 from stimg._input._checks import check_choice, check_positive, check_positive_int, checked
-from stimg.metrics._checks import as_points
+from stimg._slide._geometry import spacing
+from stimg.metrics._checks import as_points, as_sites
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -44,14 +45,10 @@ def hide_regions(
     ValueError
         A lattice that is none, `size` or `n_regions` below 1, or no region of that size fits.
     """
-    sites = np.asarray(lattice)
-    if sites.ndim != 2 or sites.shape[1] != 2 or not len(sites) or not np.issubdtype(sites.dtype, np.integer):
-        msg = f"Expected `lattice` as integers of shape (n_obs, 2), found {sites.dtype} of {sites.shape}."
-        msg += " Run `stimg.pp.to_lattice(adata)` and pass `adata.obsm['lattice']`."
-        raise ValueError(msg)
+    sites = as_sites(lattice, "lattice")
     check_positive_int("size", size)
     check_positive_int("n_regions", n_regions)
-    sites = sites.astype(np.int64) - sites.min(0)
+    sites = sites - sites.min(0)
     filled = np.zeros(sites.max(0) + 1, dtype=np.int64)
     filled[sites[:, 0], sites[:, 1]] = 1
     taken = np.zeros(filled.shape, dtype=bool)
@@ -148,19 +145,16 @@ def interpolate_hidden(
     if method == "nearest":
         weights = _weights(points, mask, n_neighbors, None)
     else:
-        weights = _weights(points, mask, KERNEL_NEIGHBOURS, bandwidth or 1.5 * _spacing(points))
+        weights = _weights(
+            points,
+            mask,
+            KERNEL_NEIGHBOURS,
+            bandwidth or 1.5 * np.nan_to_num(spacing(np.unique(points, axis=0)), nan=1.0),
+        )
     if method == "pca":
         return _through_components(seen, weights, n_components, rng)
     filled = weights @ seen
     return np.asarray(filled.toarray() if sparse.issparse(filled) else filled, dtype=np.float32)
-
-
-def _spacing(points: np.ndarray) -> float:
-    """Median distance to the nearest other place, or 1 where all observations coincide."""
-    from scipy.spatial import cKDTree
-
-    places = np.unique(points, axis=0)
-    return float(np.median(cKDTree(places).query(places, k=2)[0][:, 1])) if len(places) > 1 else 1.0
 
 
 def _weights(points: np.ndarray, hidden: np.ndarray, n_neighbors: int, sigma: float | None) -> sparse.csr_array:

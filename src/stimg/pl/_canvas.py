@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stimg import _keys
-from stimg._input._checks import check_library_key
+from stimg._input._checks import check_coordinates, check_library_key
+from stimg._input._records import read_record, said
+from stimg._slide._geometry import spacing
+from stimg._slide._lattice import read_lattice
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -19,49 +23,79 @@ FILL = 0.92
 LARGEST_SIDE = 2000
 
 
-def section_rows(table: AnnData, library_key: str | None, library: str | None) -> np.ndarray:
-    """Rows of the section asked for, or refuse to draw several sections over one another.
+@dataclass(frozen=True)
+class Section:
+    """What is drawn of a table: the observations of one section.
+
+    Attributes
+    ----------
+    rows
+        Their numbers in the table, int64 (n,).
+    coordinates
+        float64 (n, 2).
+    name
+        The section's name; `None` for a table that is not divided.
+    pitch
+        Distance between neighbours in units of the coordinates.
+    um_per_unit
+        Micrometres per unit of the coordinates, NaN where unknown.
+    """
+
+    rows: np.ndarray
+    coordinates: np.ndarray
+    name: str | None
+    pitch: float
+    um_per_unit: float
+
+
+def read_section(table: AnnData, spatial_key: str | None, library_key: str | None, library: str | None) -> Section:
+    """Return the section asked for, or refuse to draw several over one another.
+
+    Keys are by default those that `to_lattice` was told.
 
     Raises
     ------
     KeyError
-        No such column.
+        No such column, or no coordinates.
     ValueError
-        Several sections and no `library`, an unknown one, or a `library` without `library_key`.
+        Several sections and no `library`, an unknown one, or a `library` where nothing tells sections apart.
     """
+    spatial_key = said(table, "spatial_key", spatial_key, _keys.SPATIAL)
+    library_key = said(table, "library_key", library_key)
+    coordinates = check_coordinates(table, str(spatial_key))
+    rows = np.arange(table.n_obs)
     if library_key is None:
         if library is not None:
             msg = f"Expected `library_key` with `library`={library!r}, found None. Name the column of `adata.obs`."
             raise ValueError(msg)
-        return np.arange(table.n_obs)
-    check_library_key(table, library_key)
-    sections = table.obs[library_key].astype(str).to_numpy()
-    names = [str(name) for name in dict.fromkeys(sections)]
-    if library is None and len(names) > 1:
-        msg = f"`adata.obs[{library_key!r}]` has several sections; name one as `library`: {names}."
-        raise ValueError(msg)
-    if library is not None and str(library) not in names:
-        msg = f"No section {library!r} (`library`) in `adata.obs[{library_key!r}]`. Available: {names}."
-        raise ValueError(msg)
-    return np.flatnonzero(sections == (names[0] if library is None else str(library)))
+    else:
+        check_library_key(table, library_key)
+        sections = table.obs[library_key].astype(str).to_numpy()
+        names = [str(name) for name in dict.fromkeys(sections)]
+        if library is None and len(names) > 1:
+            msg = f"`adata.obs[{library_key!r}]` has several sections; name one as `library`: {names}."
+            raise ValueError(msg)
+        if library is not None and str(library) not in names:
+            msg = f"No section {library!r} (`library`) in `adata.obs[{library_key!r}]`. Available: {names}."
+            raise ValueError(msg)
+        library = names[0] if library is None else str(library)
+        rows = np.flatnonzero(sections == library)
+    pitch, um_per_unit = _recorded(table, str(spatial_key), rows)
+    if not pitch > 0:
+        pitch = spacing(coordinates[rows])
+    return Section(rows, coordinates[rows], library, pitch if pitch > 0 else 1.0, um_per_unit)
 
 
-def _lattice(table: AnnData, spatial_key: str) -> dict[str, Any]:
-    """Record of the lattice, where it was made from these coordinates."""
-    record = table.uns.get(_keys.UNS, {}).get(_keys.STEP_LATTICE, {})
-    return record if record.get("spatial_key") == spatial_key else {}
-
-
-def pitch_of(table: AnnData, coordinates: np.ndarray, spatial_key: str) -> float:
-    """Pitch in units of the coordinates: the lattice's, else the median distance to the nearest observation."""
-    recorded = float(_lattice(table, spatial_key).get("pitch", np.nan))
-    if np.isfinite(recorded) and recorded > 0:
-        return recorded
-    if len(coordinates) < 2:
-        return 1.0
-    from scipy.spatial import cKDTree
-
-    return float(np.median(cKDTree(coordinates).query(coordinates, k=2)[0][:, 1])) or 1.0
+def _recorded(table: AnnData, spatial_key: str, rows: np.ndarray) -> tuple[float, float]:
+    """Pitch of a section's lattice and micrometres per unit; NaN where it is of other coordinates."""
+    try:
+        lattice = read_lattice(table, str(read_record(table, _keys.STEP_LATTICE).get("key_added", _keys.LATTICE)))
+    except (KeyError, ValueError):
+        return float("nan"), float("nan")
+    number = lattice.section[rows[0]]
+    if lattice.spatial_key != spatial_key or (lattice.section[rows] != number).any():
+        return float("nan"), float("nan")
+    return float(lattice.pitch[number]), float(lattice.um_per_unit[number])
 
 
 def draw_spots(ax: Axes, coordinates: np.ndarray, diameter: float, **style: Any) -> EllipseCollection:
@@ -89,16 +123,14 @@ def frame(ax: Axes, coordinates: np.ndarray, diameter: float) -> None:
         side.set_visible(False)
 
 
-def section_image(
-    table: AnnData, rows: np.ndarray, library: str | None, names: tuple[str, ...]
-) -> tuple[np.ndarray, float] | None:
+def section_image(table: AnnData, section: Section, names: tuple[str, ...]) -> tuple[np.ndarray, float] | None:
     """First of the section's images of these names, and its scale to the coordinates; never another section's.
 
     Without a library that has images, those of the only one of an object of which all rows are drawn.
     """
-    libraries = table.uns.get(_keys.SPATIAL, {})
+    libraries, library = table.uns.get(_keys.SPATIAL, {}), section.name
     if library not in libraries:
-        if len(libraries) != 1 or len(rows) < table.n_obs:
+        if len(libraries) != 1 or len(section.rows) < table.n_obs:
             return None
         library = next(iter(libraries))
     if not isinstance(libraries[library], dict):
@@ -118,14 +150,12 @@ def draw_raster(ax: Axes, values: np.ndarray, scale: float = 1.0, **style: Any) 
     return ax.imshow(values, extent=(0, width, height, 0), **style)
 
 
-def add_scale_bar(ax: Axes, table: AnnData, spatial_key: str) -> None:
-    """Add a scale bar where the pitch is known in micrometres."""
-    lattice = _lattice(table, spatial_key)
-    pitch, pitch_um = lattice.get("pitch", np.nan), lattice.get("pitch_um", np.nan)
-    if np.isfinite(pitch) and np.isfinite(pitch_um) and pitch > 0:
+def add_scale_bar(ax: Axes, section: Section) -> None:
+    """Add a scale bar where the unit of the coordinates is known."""
+    if np.isfinite(section.um_per_unit):
         from matplotlib_scalebar.scalebar import ScaleBar
 
-        ax.add_artist(ScaleBar(pitch_um / pitch, "um", location="lower left", frameon=False, length_fraction=0.2))
+        ax.add_artist(ScaleBar(section.um_per_unit, "um", location="lower left", frameon=False, length_fraction=0.2))
 
 
 def add_colour_bar(spots: Any, ax: Axes, label: str) -> None:

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 
 from stimg import _keys
-from stimg._input._checks import check_coordinates, check_obs_key, checked
+from stimg._cluster._colours import domain_colours
+from stimg._input._checks import check_obs_key, checked
 from stimg._input._tables import resolve_table
-from stimg.pl._canvas import FILL, add_scale_bar, draw_raster, draw_spots, pitch_of, section_image, section_rows
+from stimg.pl._canvas import FILL, add_scale_bar, draw_raster, draw_spots, read_section, section_image
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -26,7 +27,7 @@ def domains(
     adata: AnnData | SpatialData,
     key: str = _keys.DOMAIN,
     *,
-    spatial_key: str = _keys.SPATIAL,
+    spatial_key: str | None = None,
     library_key: str | None = None,
     library: str | None = None,
     image: bool = True,
@@ -45,9 +46,9 @@ def domains(
     key
         Column of `.obs`; colours come from `.uns[key + "_colors"]` where they are there.
     spatial_key
-        Coordinates in `.obsm`.
+        Coordinates in `.obsm`; by default as :func:`stimg.pp.to_lattice` was told.
     library_key, library
-        Column of `.obs` with sections, and the one to draw.
+        Column of `.obs` with sections (by default as `to_lattice` was told), and the one to draw.
     image
         Draw the section's image of `.uns["spatial"]` (low resolution, else high) below the spots where there is one:
         `.uns["spatial"][library]`, or the only one of an object with one section.
@@ -78,11 +79,10 @@ def domains(
 
     table = resolve_table(adata, table_key)
     check_obs_key(table, key, advice="Run `stimg.tl.domains(adata, n_domains)` first.")
-    coordinates = check_coordinates(table, spatial_key)
     faded = key + _keys.CONFIDENCE_SUFFIX
     if confidence:
         check_obs_key(table, faded, argument="confidence")
-    rows = section_rows(table, library_key, library)
+    section = read_section(table, spatial_key, library_key, library)
     if size is not None and not (np.isfinite(size) and size > 0):
         msg = f"Expected `size` to be a positive diameter in units of the coordinates, found {size!r}."
         raise ValueError(msg)
@@ -94,15 +94,15 @@ def domains(
     colours = _colours(table, key, len(names))
     if ax is None:
         ax = plt.subplots(figsize=(6, 5), layout="constrained")[1]
-    codes = labels.codes[rows]
+    codes = labels.codes[section.rows]
     faces = np.array([*colours, UNLABELLED])[codes]
-    alpha = np.clip(np.nan_to_num(table.obs[faded].to_numpy(dtype=float)[rows]), 0.15, 1) if confidence else None
-    if image:
-        section = table.obs[library_key].astype(str).iloc[rows[0]] if library_key else None
-        if found := section_image(table, rows, section, ("lowres", "hires")):
-            draw_raster(ax, *found, alpha=IMAGE_ALPHA, zorder=1)
-    diameter = FILL * pitch_of(table, coordinates[rows], spatial_key) if size is None else float(size)
-    draw_spots(ax, coordinates[rows], diameter, facecolors=faces, alpha=alpha, linewidths=0, zorder=2)
+    alpha = (
+        np.clip(np.nan_to_num(table.obs[faded].to_numpy(dtype=float)[section.rows]), 0.15, 1) if confidence else None
+    )
+    if image and (found := section_image(table, section, ("lowres", "hires"))):
+        draw_raster(ax, *found, alpha=IMAGE_ALPHA, zorder=1)
+    diameter = FILL * section.pitch if size is None else float(size)
+    draw_spots(ax, section.coordinates, diameter, facecolors=faces, alpha=alpha, linewidths=0, zorder=2)
     present = [i for i in range(len(names)) if (codes == i).any()]
     entries = [(names[i], colours[i]) for i in present]
     if (codes < 0).any():
@@ -110,7 +110,7 @@ def domains(
     handles = [plt.Line2D([], [], marker="o", ls="", ms=8, color=colour, label=name) for name, colour in entries]
     ax.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, title=key)
     ax.set_title(title if title is not None else f"{key} ({len(present)} domains)")
-    add_scale_bar(ax, table, spatial_key)
+    add_scale_bar(ax, section)
     return ax
 
 
@@ -119,6 +119,4 @@ def _colours(table: AnnData, key: str, count: int) -> list[str]:
     recorded = [str(colour) for colour in table.uns.get(f"{key}_colors", [])]
     if len(recorded) >= count:
         return recorded
-    from stimg.tl._domains import domain_colours
-
     return domain_colours(count)

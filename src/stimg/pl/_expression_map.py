@@ -16,7 +16,7 @@ from stimg._input._checks import (
     get_layer,
 )
 from stimg._input._tables import resolve_table
-from stimg._slide._slide import log_normalise
+from stimg._slide._values import log_normalise
 from stimg.pl._canvas import (
     add_colour_bar,
     add_scale_bar,

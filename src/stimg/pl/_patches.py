@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stimg._input._checks import check_made_by, check_positive_int, checked
+from stimg._slide._geometry import site_positions
 from stimg._slide._windows import crop
 from stimg.pl._canvas import FILL, add_colour_bar, draw_spots
 
@@ -149,8 +150,6 @@ def _columns(slide: Slide, genes: str | Sequence[str] | None) -> list[int]:
 
 def _corners(slide: Slide, row: int, col: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Two opposite corners, float64 (2,), of a window in true x and y, half a pitch around its sites."""
-    hexagonal = slide.kind == "hex"
-    height = np.sqrt(0.75) if hexagonal else 1.0
-    shifts = {0.5 * ((r + slide.parity) % 2) for r in range(row, row + size)} if hexagonal else {0.0}
-    low = np.array([col + min(shifts) - 0.5, row * height - 0.5])
-    return low, np.array([col + size - 0.5 + max(shifts), (row + size - 1) * height + 0.5])
+    rows, cols = np.mgrid[row : row + size, col : col + size]
+    places = site_positions(np.column_stack([rows.ravel(), cols.ravel()]), slide.kind, slide.parity)
+    return places.min(0) - 0.5, places.max(0) + 0.5

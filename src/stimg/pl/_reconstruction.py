@@ -9,17 +9,17 @@ import numpy as np
 from stimg import _keys
 from stimg._input._checks import (
     check_choice,
-    check_coordinates,
     check_gene_list,
     check_positive_int,
     check_var_unique,
     checked,
     get_layer,
 )
+from stimg._input._records import read_record
 from stimg._input._rows import checked_rows
 from stimg._input._tables import resolve_table
-from stimg._slide._slide import log_normalise
-from stimg.pl._canvas import FILL, add_colour_bar, add_scale_bar, draw_spots, pitch_of, section_rows
+from stimg._slide._values import log_normalise
+from stimg.pl._canvas import FILL, add_colour_bar, add_scale_bar, draw_spots, read_section
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,7 @@ def reconstruction(
     *,
     layer: str = _keys.RECONSTRUCTION,
     n_genes: int = 3,
-    spatial_key: str = _keys.SPATIAL,
+    spatial_key: str | None = None,
     library_key: str | None = None,
     library: str | None = None,
     table_key: str | None = None,
@@ -56,9 +56,9 @@ def reconstruction(
     n_genes
         Number of genes drawn where none are named.
     spatial_key
-        Coordinates in `.obsm`.
+        Coordinates in `.obsm`; by default as :func:`stimg.pp.to_lattice` was told.
     library_key, library
-        Column of `.obs` with sections, and the one to draw.
+        Column of `.obs` with sections (by default as `to_lattice` was told), and the one to draw.
     table_key
         Table of a `SpatialData`.
 
@@ -83,10 +83,9 @@ def reconstruction(
             "Run `stimg.tl.reconstruct(adata, model)` first."
         )
         raise KeyError(msg)
-    coordinates = check_coordinates(table, spatial_key)
-    rows = section_rows(table, library_key, library)
-    record = table.uns.get(_keys.UNS, {}).get(_keys.STEP_RECONSTRUCT)
-    if record is None:
+    section = read_section(table, spatial_key, library_key, library)
+    record = read_record(table, _keys.STEP_RECONSTRUCT, layer)
+    if not record:
         msg = (
             f"How `adata.layers[{layer!r}]` was made is not in `adata.uns['stimg']`. Available keys: "
             f"{list(table.uns.get(_keys.UNS, {}))}. Run `stimg.tl.reconstruct(adata, model)` first."
@@ -112,17 +111,18 @@ def reconstruction(
         counts = record["scale"] == "counts"
         values = log_normalise(block, float(record["target_sum"]), columns) if counts else block[:, columns]
         measured.append(values.toarray())
-    true, predicted = np.concatenate(measured)[rows], np.asarray(table.layers[layer][:, columns])[rows]
-    coordinates = coordinates[rows]
-    diameter = FILL * pitch_of(table, coordinates, spatial_key)
+    true, predicted = np.concatenate(measured)[section.rows], np.asarray(table.layers[layer][:, columns])[section.rows]
+    diameter = FILL * section.pitch
     figure, axes = plt.subplots(len(genes), 2, figsize=(9, 3.6 * len(genes)), squeeze=False, layout="constrained")
     for panels, gene, *pair in zip(axes, genes, true.T, predicted.T, strict=True):
         limits = (0, float(np.quantile(pair[0], 0.99)) or float(np.nan_to_num(pair[1]).max()) or 1.0)
         for ax, values, name in zip(panels, pair, ("measured", "reconstructed"), strict=True):
-            spots = draw_spots(ax, coordinates, diameter, array=values, cmap="viridis", clim=limits, linewidths=0)
+            spots = draw_spots(
+                ax, section.coordinates, diameter, array=values, cmap="viridis", clim=limits, linewidths=0
+            )
             ax.set_title(f"{gene}, {name}")
         add_colour_bar(spots, panels[1], str(record["unit"]))
-    add_scale_bar(axes[-1, 0], table, spatial_key)
+    add_scale_bar(axes[-1, 0], section)
     return axes
 
 

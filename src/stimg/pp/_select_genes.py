@@ -12,20 +12,21 @@ from stimg._input._checks import (
     check_choice,
     check_coordinates,
     check_gene_list,
-    check_library_key,
+    check_positive,
     check_positive_int,
     check_var_unique,
     checked,
     get_layer,
 )
+from stimg._input._records import said, section_codes, write_record
 from stimg._input._rows import checked_rows, row_blocks
-from stimg._input._tables import prepare, resolve_table, write_uns
-from stimg._slide._slide import log_normalise, moments
+from stimg._input._tables import prepare, resolve_table
+from stimg._slide._moran import morans_i, neighbour_graph
+from stimg._slide._values import log_normalise, moments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    import pandas as pd
     from anndata import AnnData
     from scipy import sparse
     from spatialdata import SpatialData
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("stimg")
 
 MORAN_CANDIDATES = 2
-NEIGHBOURS = 6
 
 
 @checked
@@ -46,7 +46,7 @@ def select_genes(
     layer: str | None = None,
     scale: Literal["counts", "log"] = "counts",
     target_sum: float = 1e4,
-    spatial_key: str = _keys.SPATIAL,
+    spatial_key: str | None = None,
     library_key: str | None = None,
     key_added: str = _keys.WEIGHT,
     table_key: str | None = None,
@@ -76,7 +76,7 @@ def select_genes(
     target_sum
         Counts an observation is normalised to.
     spatial_key, library_key
-        Coordinates and sections for `method="moran"`.
+        Coordinates and sections for `method="moran"`; by default as :func:`stimg.pp.to_lattice` was told.
     key_added
         Key of the weights in `.var`.
     table_key
@@ -107,20 +107,17 @@ def select_genes(
     >>> int((slide.var["stimg_weight"] > 0).sum())
     200
     """
-    from stimg import __version__
-
     check_choice("method", method, ("variance", "moran"))
     check_positive_int("n_genes", n_genes)
-    if not (np.isfinite(target_sum) and target_sum > 0):
-        msg = f"Expected `target_sum` to be a positive number, found {target_sum!r}."
-        raise ValueError(msg)
+    check_positive("target_sum", target_sum)
     table = resolve_table(adata, table_key, copy=copy)
     check_var_unique(table)
-    if method == "moran":
-        check_coordinates(table, spatial_key)
-        check_library_key(table, library_key)
+    graph = None
     if genes is not None:
         _check_genes(table, genes)
+    elif method == "moran":
+        coordinates = check_coordinates(table, str(said(table, "spatial_key", spatial_key, _keys.SPATIAL)))
+        graph = neighbour_graph(coordinates, section_codes([table], library_key))
     values = get_layer(table, layer)
 
     def log_blocks() -> Iterator[sparse.csr_array]:
@@ -134,8 +131,12 @@ def select_genes(
         if flat := int((wanted & (variance == 0)).sum()):
             logger.info("%d of the given genes do not vary over the slide and get weight 0.", flat)
         variance[~wanted] = 0
-    elif method == "moran":
-        variance = _moran(table, log_blocks, variance, n_genes, spatial_key, library_key)
+    elif graph is not None:
+        candidates = np.sort(np.argsort(-variance, kind="stable")[: MORAN_CANDIDATES * n_genes])
+        candidates = candidates[variance[candidates] > 0]
+        variance = np.zeros_like(variance)
+        if len(candidates):
+            variance[candidates] = morans_i(log_blocks(), graph, candidates)
     weights = np.zeros(table.n_vars, dtype=np.float32)
     chosen = np.argsort(-variance, kind="stable")[: n_genes if genes is None else None]
     weights[chosen] = variance[chosen]
@@ -149,17 +150,16 @@ def select_genes(
         raise ValueError(msg)
     table, result = prepare(adata, table_key, copy)
     table.var[key_added] = weights
-    write_uns(
+    write_record(
         table,
         _keys.STEP_GENES,
+        key_added,
         {
             "method": "genes" if genes is not None else method,
             "n_genes": count,
             "layer": layer or "",
             "scale": scale,
             "target_sum": float(target_sum),
-            "key_added": key_added,
-            "version": __version__,
         },
     )
     logger.info(
@@ -185,59 +185,3 @@ def _check_genes(table: AnnData, genes: Sequence[str]) -> None:
             f"{list(table.var_names[:3])}."
         )
         raise KeyError(msg)
-
-
-def _moran(
-    table: AnnData,
-    log_blocks: Callable[[], Iterator[sparse.csr_array]],
-    variance: np.ndarray,
-    n_genes: int,
-    spatial_key: str,
-    library_key: str | None,
-) -> np.ndarray:
-    """Moran's I (0 where negative) of the most variable genes, on an object of their own."""
-    import anndata
-    import squidpy as sq
-    from scipy import sparse
-
-    graph = _neighbours(check_coordinates(table, spatial_key), table.obs[library_key] if library_key else None)
-    candidates = np.sort(np.argsort(-variance, kind="stable")[: MORAN_CANDIDATES * n_genes])
-    candidates = candidates[variance[candidates] > 0]
-    result = np.zeros_like(variance)
-    if not len(candidates):
-        return result
-    scratch = anndata.AnnData(
-        sparse.csr_matrix(sparse.vstack([block[:, candidates] for block in log_blocks()])),
-        var=table.var[[]].iloc[candidates],
-        obsp={"spatial_connectivities": graph},
-    )
-    found = sq.gr.spatial_autocorr(
-        scratch, mode="moran", genes=list(scratch.var_names), n_perms=None, show_progress_bar=False, copy=True
-    )
-    result[candidates] = np.maximum(found["I"].reindex(scratch.var_names).to_numpy(), 0)
-    return np.nan_to_num(result)
-
-
-def _neighbours(coordinates: np.ndarray, libraries: pd.Series | None) -> sparse.csr_matrix:
-    """Graph float64 (n_obs, n_obs) of each observation's nearest six, within its library."""
-    from scipy import sparse
-    from scipy.spatial import cKDTree
-
-    n_obs = len(coordinates)
-    codes = np.zeros(n_obs, dtype=int) if libraries is None else libraries.astype("category").cat.codes.to_numpy()
-    columns = np.empty((n_obs, NEIGHBOURS), dtype=np.int64)
-    for code in np.unique(codes):
-        rows = np.flatnonzero(codes == code)
-        if len(rows) <= NEIGHBOURS:
-            msg = (
-                f"Expected more than {NEIGHBOURS} observations in every library for `method='moran'`, found "
-                f"{len(rows)}. Use `method='variance'`."
-            )
-            raise ValueError(msg)
-        near = cKDTree(coordinates[rows]).query(coordinates[rows], k=NEIGHBOURS + 1)[1]
-        # Itself comes first, unless others lie on the same coordinates.
-        itself = near == np.arange(len(rows))[:, None]
-        itself[~itself.any(1), -1] = True
-        columns[rows] = rows[near[~itself].reshape(len(rows), NEIGHBOURS)]
-    indptr = np.arange(0, n_obs * NEIGHBOURS + 1, NEIGHBOURS)
-    return sparse.csr_matrix((np.ones(columns.size), columns.ravel(), indptr), shape=(n_obs, n_obs))

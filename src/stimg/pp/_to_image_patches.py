@@ -24,7 +24,7 @@ from stimg._input._checks import (
     get_layer,
 )
 from stimg._input._tables import resolve_table
-from stimg._slide._slide import log_normalise, moments
+from stimg._slide._values import log_normalise, moments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

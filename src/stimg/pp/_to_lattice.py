@@ -9,18 +9,14 @@ import numpy as np
 
 from stimg import _keys
 from stimg._input._checks import check_choice, check_library_key, check_positive, checked, warn
-from stimg._input._coordinates import array_indices, bin_um, coordinates_of
-from stimg._input._tables import prepare, resolve_table, write_uns
-from stimg._slide._lattice import (
-    Layout,
-    fit_affine,
-    grid_indices,
-    has_one_parity,
-    lay_free,
-    lay_hex,
-    lay_square,
-)
-from stimg._slide._lattice_detect import detect_kind, free_pitch, kind_with_pitch, mean_pitch, name_platform
+from stimg._input._coordinates import array_indices, coordinates_of, units_of
+from stimg._input._records import write_record
+from stimg._input._tables import prepare, resolve_table
+from stimg._platforms import PLATFORMS
+from stimg._slide._detect import detect_kind, free_pitch, kind_with_pitch, name_platform
+from stimg._slide._geometry import n_distinct
+from stimg._slide._lattice import SINGLE, axis_lengths
+from stimg._slide._layout import Layout, fit_affine, lay
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -28,27 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("stimg")
 
-KIND_OF_PLATFORM = {
-    "visium": "hex",
-    "hex": "hex",
-    "st": "square",
-    "visium_hd": "square",
-    "stereo_seq": "square",
-    "square": "square",
-    "free": "free",
-    "slide_seq": "free",
-    "xenium": "free",
-    "merfish": "free",
-    "cosmx": "free",
-    "osmfish": "free",
-    "starmap": "free",
-    "seqfish": "free",
-}
-PITCH_UM = {"visium": 100.0, "st": 200.0}
-MICROMETRE_PLATFORMS = {"slide_seq", "xenium", "merfish", "cosmx"}
-BINNED_PLATFORMS = {"visium_hd", "stereo_seq"}
 MOST_SHARED = 0.05
-MOST_SITES_AN_OBSERVATION = 1000
 
 
 @checked
@@ -59,6 +35,7 @@ def to_lattice(
     spatial_key: str = _keys.SPATIAL,
     library_key: str | None = None,
     pitch: float | None = None,
+    um_per_unit: float | None = None,
     key_added: str = _keys.LATTICE,
     table_key: str | None = None,
     copy: bool = False,
@@ -87,6 +64,10 @@ def to_lattice(
         Side of a bin in units of the coordinates: lays coordinates without array positions in square bins. By default
         (for free coordinates) one over the root of the median local density, so that there is about one observation a
         site of tissue.
+    um_per_unit
+        Micrometres per unit of the coordinates. By default from the pitch of the array (Visium, ST, named bins), the
+        scale factor `microns_per_pixel`, or the platform (Xenium). Files of other platforms come in pixels as well as
+        in micrometres; where nothing tells the unit, it stays unknown: figures get no scale bar.
     key_added
         Key of the lattice in `.obsm`.
     table_key
@@ -99,8 +80,10 @@ def to_lattice(
     `None` (or the copy), with
     `.obsm[key_added]` : int32, shape (n_obs, 2). Row and column, from 0 in each library.
     `.uns["stimg"]["lattice"]` : `platform`, `kind` (`"hex"`, `"square"` or `"free"`), `pitch` (units of the
-    coordinates), `pitch_um` (NaN where unknown), and what maps sites back exactly, a row a library: `libraries`,
-    `origin`, `parity`, `step`, `transposed`, `affine`.
+    coordinates) and `pitch_um` (NaN where unknown), means over the libraries; and one entry a library: `libraries`,
+    `n_obs`, `um_per_unit` (NaN where unknown), and what maps sites back exactly, `origin`, `parity`, `step`,
+    `transposed`, `affine`. Later steps take `library_key` and `spatial_key` from here, and refuse a table to which the
+    lattice does not belong.
 
     Notes
     -----
@@ -132,131 +115,92 @@ def to_lattice(
     >>> stimg.pp.to_lattice(slide)
     >>> slide.obsm["lattice"][:2]
     """
-    check_choice("platform", platform, ("auto", *KIND_OF_PLATFORM))
-    if pitch is not None:
-        check_positive("pitch", pitch)
+    check_choice("platform", platform, ("auto", *PLATFORMS))
+    for name, value in (("pitch", pitch), ("um_per_unit", um_per_unit)):
+        if value is not None:
+            check_positive(name, value)
     table = resolve_table(adata, table_key, copy=copy)
     check_library_key(table, library_key)
-    kind = None if platform == "auto" else KIND_OF_PLATFORM[platform]
+    kind: str | None = None if platform == "auto" else PLATFORMS[platform].kind
     array = array_indices(table) if kind != "free" else None
     coordinates, derived = coordinates_of(adata, table, spatial_key, optional=array is not None)
-    libraries = np.full(table.n_obs, "slide") if library_key is None else table.obs[library_key].astype(str).to_numpy()
-    names = list(dict.fromkeys(libraries))
-    members = [np.flatnonzero(libraries == name) for name in names]
+    of_library = np.full(table.n_obs, SINGLE) if library_key is None else table.obs[library_key].astype(str).to_numpy()
+    libraries = [str(name) for name in dict.fromkeys(of_library)]
+    members = [np.flatnonzero(of_library == name) for name in libraries]
     if pitch is not None:
         kind = kind_with_pitch(kind, array)
     elif kind is None:
         kind = detect_kind(array, coordinates, members)
     if kind == "free" and coordinates is not None and pitch is None:
         pitch = free_pitch([coordinates[rows] for rows in members])
-    layouts, affines = [], []
+    layouts, fits = [], []
     lattice = np.zeros((table.n_obs, 2), dtype=np.int32)
-    for name, rows in zip(names, members, strict=True):
+    for name, rows in zip(libraries, members, strict=True):
         here = None if coordinates is None else coordinates[rows]
-        layout = _lay(kind, None if array is None else array[rows], here, pitch)
+        layout = lay(kind, None if array is None else array[rows], here, pitch)
         _check_sharing(layout, name, library_key)
         lattice[rows] = layout.lattice
         layouts.append(layout)
-        affines.append(fit_affine(layout, here, pitch))
-    affine = np.stack(affines)
-    measured = mean_pitch(affine)
+        fits.append(fit_affine(layout, here, pitch))
+    affine = np.stack([fit for fit, _ in fits])
+    measured = axis_lengths(affine).mean(1)
     platform = name_platform(kind, affine) if platform == "auto" else platform
-    if platform in MICROMETRE_PLATFORMS:
-        pitch_um = measured
-    elif platform in BINNED_PLATFORMS:
-        pitch_um = bin_um(platform, table, [table_key or "", *names])
-    else:
-        pitch_um = PITCH_UM.get(platform, np.nan)
-    info: dict[str, Any] = {
+    units, pitch_um = units_of(table, platform, libraries, measured, um_per_unit, table_key)
+    record = {
         "platform": platform,
         "kind": kind,
         "spatial_key": spatial_key,
         "library_key": library_key or "",
-        "libraries": np.array(names, dtype=object),
-        "pitch": measured,
-        "pitch_um": float(pitch_um),
-        "parity": np.array([layout.parity for layout in layouts]),
-        "transposed": np.array([layout.transposed for layout in layouts]),
-        "step": np.array([layout.step for layout in layouts]),
-        "origin": np.array([layout.origin for layout in layouts], dtype=np.float64),
+        "libraries": np.array(libraries, dtype=object),
+        "pitch": _mean(measured),
+        "pitch_um": _mean(pitch_um),
+        "um_per_unit": units,
         "affine": affine,
-        "version": _version(),
+        "deviation": np.array([away for _, away in fits]),
+        **_by_library(layouts),
     }
     table, result = prepare(adata, table_key, copy)
     table.obsm[key_added] = lattice
     if derived:
         table.obsm[spatial_key] = coordinates
-    write_uns(table, _keys.STEP_LATTICE, info)
+    write_record(table, _keys.STEP_LATTICE, key_added, record)
     logger.info(
-        "Added .obsm[%r]: %s lattice (platform %s, by %s), %d librar%s, %d observations on %d sites, pitch %.4g.",
+        "Added .obsm[%r]: %s lattice (platform %s, by %s), %d librar%s, %d observations on %d sites, pitch %.4g%s.",
         key_added,
         kind,
         platform,
         "bins of the coordinates" if kind == "free" else "array columns" if array is not None else "a regular grid",
-        len(names),
-        "y" if len(names) == 1 else "ies",
+        len(libraries),
+        "y" if len(libraries) == 1 else "ies",
         table.n_obs,
-        sum(len(np.unique(layout.lattice, axis=0)) for layout in layouts),
-        measured,
+        table.n_obs - record["n_shared"].sum(),
+        record["pitch"],
+        f" = {record['pitch_um']:.4g} um" if np.isfinite(record["pitch_um"]) else ", unit unknown",
     )
     return result
 
 
-def _version() -> str:
-    from stimg import __version__
-
-    return __version__
-
-
-def _lay(kind: str, array: np.ndarray | None, coordinates: np.ndarray | None, pitch: float | None) -> Layout:
-    """Lay one library."""
-    if kind == "free":
-        if coordinates is None or pitch is None:
-            msg = "Expected coordinates for a free lattice, found none."
-            raise ValueError(msg)
-        _check_size(
-            np.ptp(coordinates, axis=0) / pitch + 1,
-            len(coordinates),
-            "Pass a larger `pitch` (in units of the coordinates)",
-        )
-        return lay_free(coordinates, pitch)
-    if array is None:
-        found = None if coordinates is None or len(coordinates) < 7 else grid_indices(coordinates, kind)
-        if found is None:
-            msg = (
-                f"Expected `adata.obs['array_row']` and `['array_col']`, or coordinates on a regular {kind} grid; "
-                "found neither. Pass `platform='free'` to bin the coordinates."
-            )
-            raise ValueError(msg)
-        array = np.column_stack(found)
-    rows, cols = array.T
-    if kind == "square":
-        layout = lay_square(rows, cols)
-        _check_size(np.ptp(array, axis=0) / layout.step + 1, len(array), "Correct the array positions")
-        return layout
-    if not has_one_parity(rows, cols):
-        msg = (
-            "Expected a hexagonal array, in which `array_row + array_col` is even for all spots or odd for all, found "
-            "both. Pass `platform='square'` for a square array, or `library_key` for sections with different frames."
-        )
-        raise ValueError(msg)
-    _check_size(np.ptp(array, axis=0) / [1, 2] + 1, len(array), "Correct the array positions")
-    return lay_hex(rows, cols, coordinates)
+def _by_library(layouts: list[Layout]) -> dict[str, Any]:
+    """Return what the record says of each library's layout."""
+    n_obs = np.array([len(layout.lattice) for layout in layouts])
+    fields = {name: np.array([getattr(one, name) for one in layouts]) for name in ("parity", "transposed", "step")}
+    return {
+        "n_obs": n_obs,
+        "n_shared": n_obs - [n_distinct(layout.lattice) for layout in layouts],
+        "origin": np.array([layout.origin for layout in layouts], dtype=np.float64),
+        **fields,
+    }
 
 
-def _check_size(shape: np.ndarray, n_obs: int, advice: str) -> None:
-    """Refuse a lattice that is all but empty: a far outlier, or the wrong unit."""
-    if np.prod(shape) > MOST_SITES_AN_OBSERVATION * n_obs + 10_000:
-        msg = (
-            f"The lattice would have {np.prod(shape):.3g} sites for {n_obs} observations. {advice}, or remove far "
-            "outliers."
-        )
-        raise ValueError(msg)
+def _mean(values: np.ndarray) -> float:
+    """Mean over the libraries where a value is known, NaN where it is in none."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 def _check_sharing(layout: Layout, name: str, library_key: str | None) -> None:
     """Refuse hexagonal spots, and many of a square array, on one site; warn of a few."""
-    shared = len(layout.lattice) - len(np.unique(layout.lattice, axis=0))
+    shared = len(layout.lattice) - n_distinct(layout.lattice)
     if layout.kind == "free" or not shared:
         return
     what = (

@@ -19,9 +19,10 @@ from stimg._input._checks import (
 )
 from stimg._input._rows import collect_rows, read_rows
 from stimg._input._tables import resolve_table
+from stimg._platforms import collection_platform
 from stimg._slide._genes import to_human
-from stimg._slide._slide import read_slides
-from stimg.datasets._collection import Collection
+from stimg._slide._read import read_slides
+from stimg.datasets import Collection
 from stimg.pp._select_genes import select_genes
 from stimg.pp._to_lattice import to_lattice
 
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
 
     from stimg._data._patches import ChannelRule, PatchDataset
     from stimg._slide._slide import Slide
-
-# Visium spots of the collections have no array positions; their grid is found from the coordinates.
-PLATFORMS = {"ST": "st", "VisiumHD": "visium_hd"}
 
 
 @checked
@@ -199,7 +197,7 @@ def _prepared(collection: Collection) -> Iterator[AnnData]:
     """Read each slide without its image and run `to_lattice` and `select_genes` with their defaults on it."""
     for name, technology in collection.catalogue["technology"].items():
         table = collection.read(str(name), image=False)
-        to_lattice(table, PLATFORMS.get(technology, "auto"))
+        to_lattice(table, collection_platform(technology))
         select_genes(table)
         yield table
 

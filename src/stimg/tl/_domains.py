@@ -10,17 +10,13 @@ import numpy as np
 import pandas as pd
 
 from stimg import _keys
-from stimg._cluster._methods import METHODS, choose_number, cluster, refine_labels
-from stimg._cluster._mixture import MOST_FINISHED
-from stimg._input._checks import (
-    check_choice,
-    check_coordinates,
-    check_embedding,
-    check_library_key,
-    check_positive_int,
-    checked,
-)
-from stimg._input._tables import distinct_tables, prepare, write_uns
+from stimg._cluster._colours import domain_colours
+from stimg._cluster._features import joined_embeddings, principal_components
+from stimg._cluster._methods import METHODS, by_size, choose_number, cluster, refine_labels
+from stimg._input._checks import check_choice, check_coordinates, check_positive_int, checked
+from stimg._input._records import said, section_codes, write_record
+from stimg._input._tables import distinct_tables, prepare
+from stimg._input._threads import one_thread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,10 +26,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("stimg")
 
-# Okabe and Ito's colours and Paul Tol's muted ones: told apart with any colour vision.
-PALETTE = (
-    "#0072B2 #E69F00 #009E73 #CC79A7 #56B4E9 #D55E00 #F0E442 #882255 #117733 #999933 #332288 #44AA99 #AA4499 #661100"
-).split()
 REFINE_NEIGHBOURS = 18
 
 
@@ -44,10 +36,10 @@ def domains(
     *,
     method: Literal["mixture", "kmeans", "leiden"] = "mixture",
     use_rep: str | Sequence[str] | None = None,
-    covariance: Literal["tied", "full"] = "tied",
+    covariance: Literal["tied", "full"] | None = None,
     n_components: int | None = 15,
     candidates: Sequence[int] = tuple(range(3, 13)),
-    spatial_key: str = _keys.SPATIAL,
+    spatial_key: str | None = None,
     library_key: str | None = None,
     refine: bool | int = False,
     key_added: str = _keys.DOMAIN,
@@ -74,15 +66,14 @@ def domains(
         `"X_stimg"` otherwise and for several slides, which only that can compare. Of several, such as
         `["X_stimg_image", "X_stimg_gene"]`, each is brought to a total variance of one and they are joined.
     covariance
-        Of the mixture: `"tied"`, one for all domains, or `"full"`.
+        Of the mixture: `"tied"`, one for all domains (the default), or `"full"`.
     n_components
         Principal components of the embedding that are clustered; 0 or `None` for the embedding itself.
     candidates
         Numbers of at least 2 tried by `n_domains="auto"`. One that cannot be reached is left out with a warning.
-    spatial_key
-        Coordinates, used by `"leiden"` and `refine`.
-    library_key
-        Column of `.obs` that tells sections of one object apart: no spatial neighbour is in another section.
+    spatial_key, library_key
+        Coordinates, used by `"leiden"` and `refine`, and the column of `.obs` that tells sections of one object apart:
+        no spatial neighbour is in another section. By default as :func:`stimg.pp.to_lattice` was told.
     refine
         Replace each label by the commonest among this many nearest observations of its section and itself (`True`:
         18). Off by default.
@@ -116,10 +107,12 @@ def domains(
     RuntimeError
         `n_domains` domains could not be reached.
     """
-    from stimg import __version__
-
     check_choice("method", method, METHODS)
-    check_choice("covariance", covariance, ("tied", "full"))
+    if covariance is not None and method != "mixture":
+        msg = f"Expected no `covariance` for `method={method!r}`, found {covariance!r}. Only a mixture has one."
+        raise ValueError(msg)
+    shape = covariance or "tied"
+    check_choice("covariance", shape, ("tied", "full"))
     n_components = 0 if n_components is None else n_components
     check_positive_int("n_components", n_components, minimum=0)
     if not isinstance(refine, bool | np.bool_):
@@ -130,83 +123,77 @@ def domains(
         check_positive_int("n_domains", n_domains)
     given = list(adata) if isinstance(adata, list | tuple) else [adata]
     tables = distinct_tables(given, table_key, copy=copy)
+    keys = _embedding_keys(tables, use_rep)
+    embedding = joined_embeddings(tables, keys)
     spatial = method == "leiden" or bool(refine)
-    if use_rep is None:
-        own = _keys.EMBEDDING + _keys.SLIDE_SUFFIX
-        use_rep = own if len(tables) == 1 and own in tables[0].obsm else _keys.EMBEDDING
-    keys = [use_rep] if isinstance(use_rep, str) or not np.iterable(use_rep) else list(use_rep)
-    if not keys or not all(isinstance(key, str) for key in keys):
-        msg = f"Expected keys of `.obsm` in `use_rep`, found {use_rep!r}."
-        raise ValueError(msg)
-    parts = [np.concatenate([check_embedding(table, key) for key in keys], axis=1) for table in tables]
-    if len(widths := {part.shape[1] for part in parts}) > 1:
-        msg = (
-            f"Expected `.obsm[{use_rep!r}]` of one width in all slides, found {sorted(widths)}. "
-            "Embed all slides with the same model: `stimg.tl.embed(adata, model)`."
-        )
-        raise ValueError(msg)
-    embedding = np.concatenate(parts)
-    if len(keys) > 1:
-        embedding = _balanced(embedding, [check_embedding(tables[0], key).shape[1] for key in keys])
-    for table in tables:
-        check_library_key(table, library_key)
-    coordinates = np.concatenate([check_coordinates(t, spatial_key) for t in tables]) if spatial else None
-    libraries = _libraries(tables, library_key)
+    libraries, coordinates, spatial_keys = section_codes(tables, library_key), None, ""
+    if spatial:
+        told = [str(said(table, "spatial_key", spatial_key, _keys.SPATIAL)) for table in tables]
+        coordinates = np.concatenate([check_coordinates(t, key) for t, key in zip(tables, told, strict=True)])
+        spatial_keys = told[0]
     largest = max(candidates) if n_domains == "auto" else n_domains
     if largest > len(embedding):
         name = "candidates" if n_domains == "auto" else "n_domains"
         msg = f"Expected `{name}` of at most the {len(embedding)} observations, found {largest}. Ask for fewer domains."
         raise ValueError(msg)
-    values = _components(embedding, n_components)
     seed = int(np.random.default_rng(rng).integers(2**31))
-    options: dict[str, Any] = {"method": method, "covariance": covariance}
-    if method == "leiden":
+    options: dict[str, Any] = {"method": method}
+    if method == "mixture":
+        options["covariance"] = shape
+    elif method == "leiden":
         options |= {"coordinates": coordinates, "libraries": libraries}
     agreement: dict[str, float] = {}
-    if n_domains == "auto":
-        n_domains, agreement = choose_number(values, candidates, seed=seed, **options)
-    labels, confidence = cluster(values, n_domains, seed=seed, **options)
-    if refine and coordinates is not None:
-        count = REFINE_NEIGHBOURS if refine is True else int(refine)
-        labels = refine_labels(labels, coordinates, libraries, count)
-        if len(np.unique(labels)) < n_domains:
-            msg = f"Refinement left {len(np.unique(labels))} of {n_domains} domains. Pass a smaller `refine`, or False."
-            raise RuntimeError(msg)
-    _, first, sizes = np.unique(labels, return_index=True, return_counts=True)
-    order = np.lexsort((first, -sizes))
-    names = [str(i + 1) for i in range(n_domains)]
-    codes = np.argsort(order, kind="stable")[labels]
+    with one_thread():
+        values = principal_components(embedding, n_components)
+        if n_domains == "auto":
+            n_domains, agreement = choose_number(values, candidates, seed=seed, **options)
+        labels, confidence = cluster(values, n_domains, seed=seed, **options)
+        if refine and coordinates is not None:
+            count = REFINE_NEIGHBOURS if refine is True else int(refine)
+            labels = refine_labels(labels, coordinates, libraries, count)
+    if (left := len(np.unique(labels))) < n_domains:
+        msg = f"Refinement left {left} of {n_domains} domains. Pass a smaller `refine`, or False."
+        raise RuntimeError(msg)
     record: dict[str, Any] = {
         "n_domains": n_domains,
         "method": method,
-        "covariance": covariance,
-        "use_rep": use_rep if isinstance(use_rep, str) else keys,
+        "covariance": shape if method == "mixture" else "",
+        "use_rep": keys[0] if len(keys) == 1 else keys,
         "n_components": n_components,
         "n_slides": len(tables),
-        "spatial_key": spatial_key if spatial else "",
-        "library_key": library_key or "",
+        "spatial_key": spatial_keys,
+        "library_key": said(tables[0], "library_key", library_key, ""),
         "refine": int(refine),
         "seed": seed,
-        "key_added": key_added,
-        "version": __version__,
     }
     if agreement:
         record["agreement"] = agreement
-    results = []
-    start = 0
+    codes, results, start = by_size(labels, n_domains), [], 0
     for slide in given:
         table, result = prepare(slide, table_key, copy)
         part = slice(start, start + table.n_obs)
         start += table.n_obs
-        table.obs[key_added] = pd.Categorical.from_codes(codes[part], names)
+        table.obs[key_added] = pd.Categorical.from_codes(codes[part], [str(i + 1) for i in range(n_domains)])
         table.obs[key_added + _keys.CONFIDENCE_SUFFIX] = confidence[part].astype(np.float32)
         table.uns[f"{key_added}_colors"] = domain_colours(n_domains)
-        write_uns(table, _keys.STEP_DOMAINS, deepcopy(record))
+        write_record(table, _keys.STEP_DOMAINS, key_added, deepcopy(record))
         results.append(result)
-    logger.info("Added .obs[%r]: %d domains by %s of .obsm[%r].", key_added, n_domains, method, use_rep)
+    logger.info("Added .obs[%r]: %d domains by %s of .obsm[%r].", key_added, n_domains, method, record["use_rep"])
     if not copy:
         return None
     return results if isinstance(adata, list | tuple) else results[0]
+
+
+def _embedding_keys(tables: list[AnnData], use_rep: str | Sequence[str] | None) -> list[str]:
+    """Keys of the embeddings that are clustered."""
+    if use_rep is None:
+        own = _keys.EMBEDDING + _keys.SLIDE_SUFFIX
+        return [own if len(tables) == 1 and own in tables[0].obsm else _keys.EMBEDDING]
+    keys = [use_rep] if isinstance(use_rep, str) or not np.iterable(use_rep) else list(use_rep)
+    if not keys or not all(isinstance(key, str) for key in keys):
+        msg = f"Expected keys of `.obsm` in `use_rep`, found {use_rep!r}."
+        raise ValueError(msg)
+    return keys
 
 
 def _check_candidates(candidates: Sequence[int]) -> None:
@@ -216,38 +203,3 @@ def _check_candidates(candidates: Sequence[int]) -> None:
         raise ValueError(msg)
     for number in candidates:
         check_positive_int("candidates", number, minimum=2)
-
-
-def _balanced(embedding: np.ndarray, widths: list[int]) -> np.ndarray:
-    """Bring each block of columns to a mean of zero and a total variance of one."""
-    blocks = np.split(embedding - embedding.mean(0), np.cumsum(widths)[:-1], axis=1)
-    return np.concatenate([block / max(float(np.sqrt(block.var(0).sum())), 1e-12) for block in blocks], axis=1)
-
-
-def _libraries(tables: list[AnnData], library_key: str | None) -> np.ndarray:
-    """Return one integer a section; sections of different tables never meet."""
-    names = [
-        pd.Series(str(i), index=t.obs_names) if library_key is None else str(i) + "/" + t.obs[library_key].astype(str)
-        for i, t in enumerate(tables)
-    ]
-    return pd.factorize(pd.concat(names))[0]
-
-
-def _components(embedding: np.ndarray, n_components: int) -> np.ndarray:
-    """Principal components of the embedding, where it has more dimensions than asked for."""
-    if n_components == 0 or embedding.shape[1] <= n_components or len(embedding) <= n_components:
-        return embedding - embedding.mean(0)
-    from sklearn.decomposition import PCA
-
-    solver = "full" if len(embedding) <= MOST_FINISHED else "covariance_eigh"  # which needs no second copy
-    return PCA(n_components, svd_solver=solver).fit_transform(embedding)
-
-
-def domain_colours(n_domains: int) -> list[str]:
-    """One colour a domain; beyond the palette, scanpy's large ones."""
-    if n_domains <= len(PALETTE):
-        return list(PALETTE[:n_domains])
-    from scanpy.plotting import palettes
-
-    larger = palettes.default_28 if n_domains <= len(palettes.default_28) else palettes.default_102
-    return [larger[i % len(larger)] for i in range(n_domains)]

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stimg import _keys
-from stimg._input._checks import check_choice, check_obsm, check_positive_int, checked
-from stimg._input._tables import distinct_tables, prepare, write_uns
+from stimg._input._checks import check_choice, check_positive_int, checked
+from stimg._input._device import resolve_device
+from stimg._input._records import write_record
+from stimg._input._tables import distinct_tables, prepare
+from stimg._slide._lattice import read_lattice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,7 +121,8 @@ def embed(
     UserWarning
         The slide shares with the model under 80 % of the number of genes that its training slides had.
     """
-    from stimg._apply._run_windows import get_device
+    from stimg._apply._embedding import embed_table
+    from stimg._apply._run_windows import check_stride
     from stimg._apply._tokens import get_model
 
     check_choice("readout", readout, ("encoder", "decoder"))
@@ -128,18 +132,19 @@ def embed(
     if client is not None and not (hasattr(client, "submit") and hasattr(client, "nthreads")):
         msg = f"Expected `client` to be a `distributed.Client`, found {type(client).__name__}."
         raise TypeError(msg)
-    device = "cpu" if client is not None and device == "auto" else get_device(device)
+    device = resolve_device(device, here=client is None)
     given = list(adata) if isinstance(adata, list | tuple) else [adata]
     tables = distinct_tables(given, table_key, copy=copy)
     model = get_model(model)
-    windows: dict[str, Any] = {"stride": stride, "symmetric": symmetric, "batch_size": batch_size, "device": device}
-    windows |= {"readout": readout, "client": client}
+    check_stride(model, stride)
+    for table in tables:
+        read_lattice(table, lattice_key)
+    windows: dict[str, Any] = {"readout": readout, "stride": stride, "symmetric": symmetric, "batch_size": batch_size}
+    windows |= {"device": device, "client": client}
 
     def run(table: AnnData) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-        return _embed_table(table, model, windows, layer=layer, scale=scale, lattice_key=lattice_key)
+        return embed_table(table, model, windows, layer=layer, scale=scale, lattice_key=lattice_key)
 
-    for table in tables:
-        check_obsm(table, lattice_key, advice="Run `stimg.pp.to_lattice(adata)` first.")
     if client is None:
         found = [run(table) for table in tables]
     else:  # a few slides at once keep the workers busy while the next ones are read
@@ -150,8 +155,8 @@ def embed(
         table, result = prepare(slide, table_key, copy)
         table.obsm[key_added] = embedding
         table.obsm[key_added + _keys.SLIDE_SUFFIX] = joined
-        record |= {"key_added": key_added, "readout": readout, "stride": stride or 0, "symmetric": bool(symmetric)}
-        write_uns(table, _keys.STEP_EMBED, record)
+        record |= {"readout": readout, "stride": stride or 0, "symmetric": bool(symmetric)}
+        write_record(table, _keys.STEP_EMBED, key_added, record)
         results.append(result)
         logger.info(
             "Added .obsm[%r] and .obsm[%r], %d x %d, with model %r; %d genes shared.",
@@ -164,24 +169,3 @@ def embed(
     if not copy:
         return None
     return results if isinstance(adata, list | tuple) else results[0]
-
-
-def _embed_table(
-    table: AnnData, model: Model, windows: dict[str, Any], *, layer: str | None, scale: str | None, lattice_key: str
-) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """Return a table's embedding (n_obs, d), the same joined with its own components, and what to record."""
-    from stimg import __version__
-    from stimg._apply._components import join, local_components
-    from stimg._apply._run_windows import run_windows
-    from stimg._apply._tokens import match_slides, site_tokens
-
-    matched, record = match_slides(table, model, layer=layer, scale=scale, lattice_key=lattice_key)
-    embedding = np.empty((table.n_obs, model.config.dim), dtype=np.float32)
-    components = local_components([slide for slide, _ in matched])
-    own = np.empty((table.n_obs, components[0].shape[1]), dtype=np.float32)
-    for (slide, vocabulary), part in zip(matched, components, strict=True):
-        states = run_windows(model, slide, site_tokens(model, slide, vocabulary), **windows)
-        embedding[slide.obs_index] = states[slide.obs_site]
-        own[slide.obs_index] = part[slide.obs_site]
-    record |= {"model": model.card["name"], "sha256": model.sha256, "version": __version__}
-    return embedding, join(embedding, own), record

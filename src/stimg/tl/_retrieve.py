@@ -20,7 +20,7 @@ from stimg._input._checks import (
     get_layer,
 )
 from stimg._input._tables import prepare, resolve_table, write_uns
-from stimg._slide._slide import log_normalise
+from stimg._slide._values import log_normalise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

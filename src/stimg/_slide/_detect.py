@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from stimg._slide._lattice import default_pitch, grid_indices, is_checkerboard, regular_grid
+from stimg._slide._lattice import axis_lengths
+from stimg._slide._layout import default_pitch, grid_indices, is_checkerboard, regular_grid
 
 FEWEST_TO_TELL = 8
 
@@ -51,17 +52,9 @@ def free_pitch(coordinates: list[np.ndarray]) -> float:
     return pitch
 
 
-def mean_pitch(affine: np.ndarray) -> float:
-    """Mean length of the lattice's axes in units of the coordinates, over the libraries where it is known."""
-    lengths = np.linalg.norm(affine[:, :2], axis=2)
-    known = np.isfinite(lengths).all(1)
-    return float(lengths[known].mean()) if known.any() else float("nan")
-
-
 def name_platform(kind: str, affine: np.ndarray) -> str:
     """Name what was detected: a hexagonal array with equal axes is Visium's, other sizes are only `"hex"`."""
     if kind != "hex":
         return kind
-    lengths = np.linalg.norm(affine[:, :2], axis=2)
-    ratio = lengths[:, 1] / lengths[:, 0]
-    return "hex" if (np.abs(ratio - 1) > 0.1).any() else "visium"
+    lengths = axis_lengths(affine)
+    return "hex" if (np.abs(lengths[:, 1] / lengths[:, 0] - 1) > 0.1).any() else "visium"

@@ -1,0 +1,53 @@
+"""What is clustered: embeddings of one or several tables, joined and reduced."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stimg._cluster._mixture import MOST_FINISHED
+from stimg._input._checks import check_embedding
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+
+def joined_embeddings(tables: Sequence[AnnData], keys: Sequence[str]) -> np.ndarray:
+    """Embeddings under `keys` of all tables, float64 (n_obs of all, d); of several keys, each of one total variance.
+
+    Raises
+    ------
+    KeyError
+        A key is missing.
+    ValueError
+        An embedding is not finite, or has another width in another table.
+    """
+    parts = [[check_embedding(table, key) for key in keys] for table in tables]
+    if len({tuple(part.shape[1] for part in row) for row in parts}) > 1:
+        widths = sorted({sum(part.shape[1] for part in row) for row in parts})
+        msg = (
+            f"Expected `.obsm[{list(keys)}]` of one width in all slides, found {widths}. Embed all slides with the "
+            "same model: `stimg.tl.embed(adata, model)`."
+        )
+        raise ValueError(msg)
+    blocks = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    return np.concatenate([_balanced(block) for block in blocks], axis=1) if len(blocks) > 1 else blocks[0]
+
+
+def _balanced(block: np.ndarray) -> np.ndarray:
+    """Bring columns to means of zero and a total variance of one."""
+    block = block - block.mean(0)
+    return block / max(float(np.sqrt(block.var(0).sum())), 1e-12)
+
+
+def principal_components(embedding: np.ndarray, n_components: int) -> np.ndarray:
+    """Principal components of the embedding, where it has more dimensions than asked for."""
+    if n_components == 0 or embedding.shape[1] <= n_components or len(embedding) <= n_components:
+        return embedding - embedding.mean(0)
+    from sklearn.decomposition import PCA
+
+    solver = "full" if len(embedding) <= MOST_FINISHED else "covariance_eigh"  # which needs no second copy
+    return PCA(n_components, svd_solver=solver).fit_transform(embedding)

@@ -1,0 +1,71 @@
+"""What each step said of itself in `.uns["stimg"]`, and what later steps take from there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from stimg import _keys
+from stimg._input._checks import check_library_key
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from anndata import AnnData
+
+
+def write_record(table: AnnData, step: str, key: str, params: dict[str, Any]) -> None:
+    """Set `.uns["stimg"][key]`, the record of what was written under `key`, and keep the records of other keys.
+
+    `.uns["stimg"][step]` is the record of the step's last run.
+    """
+    from stimg import __version__
+
+    record = {**params, "key_added": key, "version": __version__}
+    table.uns[_keys.UNS] = {**table.uns.get(_keys.UNS, {}), step: record, key: dict(record)}
+
+
+def read_record(table: AnnData, step: str, key: str | None = None) -> dict[str, Any]:
+    """Return the record of what a step wrote under `key`, or of the step's last run; empty where there is none."""
+    records = table.uns.get(_keys.UNS, {})
+    last = records.get(step, {})
+    if key is None or key == step:
+        return last
+    # Objects written before records were kept by key have that of the last run alone.
+    return records.get(key, last if last.get("key_added", key) == key else {})
+
+
+def said(table: AnnData, name: str, given: str | None, default: str | None = None) -> str | None:
+    """Return `library_key` or `spatial_key` as given, else as :func:`stimg.pp.to_lattice` was told, else `default`."""
+    return given if given is not None else read_record(table, _keys.STEP_LATTICE).get(name) or default
+
+
+def section_codes(tables: Sequence[AnnData], library_key: str | None) -> np.ndarray:
+    """Return the number of each observation's section, int64 (n_obs of all,), by `library_key` or the lattice.
+
+    Sections of different tables are different ones.
+
+    Raises
+    ------
+    KeyError
+        No such column.
+    ValueError
+        Missing values in it.
+    """
+    names = []
+    for number, table in enumerate(tables):
+        key = said(table, "library_key", library_key)
+        check_library_key(table, key)
+        own = pd.Series("", index=table.obs_names) if key is None else table.obs[key].astype(str)
+        names.append(f"{number}/" + own)
+    return pd.factorize(pd.concat(names))[0]
+
+
+def said_expression(table: AnnData, layer: str | None, scale: str | None) -> tuple[str | None, str]:
+    """Return the layer and the scale of expression as given, else as :func:`stimg.pp.select_genes` was told."""
+    recorded = read_record(table, _keys.STEP_GENES)
+    if scale is None:
+        return layer or recorded.get("layer") or None, recorded.get("scale", "counts")
+    return layer, scale

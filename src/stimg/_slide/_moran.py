@@ -1,0 +1,53 @@
+"""Moran's I of genes among each observation's nearest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import sparse
+
+from stimg._slide._geometry import nearest_others
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+NEIGHBOURS = 6
+
+
+def neighbour_graph(coordinates: np.ndarray, sections: np.ndarray) -> sparse.csr_matrix:
+    """Graph float64 (n_obs, n_obs) of each observation's nearest six, within its section (n_obs,).
+
+    Raises
+    ------
+    ValueError
+        A section has too few observations.
+    """
+    n_obs = len(coordinates)
+    columns = np.empty((n_obs, NEIGHBOURS), dtype=np.int64)
+    for section in np.unique(sections):
+        rows = np.flatnonzero(sections == section)
+        if len(rows) <= NEIGHBOURS:
+            msg = (
+                f"Expected more than {NEIGHBOURS} observations in every library for `method='moran'`, found "
+                f"{len(rows)}. Use `method='variance'`."
+            )
+            raise ValueError(msg)
+        columns[rows] = rows[nearest_others(coordinates[rows], NEIGHBOURS)]
+    indptr = np.arange(0, n_obs * NEIGHBOURS + 1, NEIGHBOURS)
+    return sparse.csr_matrix((np.ones(columns.size), columns.ravel(), indptr), shape=(n_obs, n_obs))
+
+
+def morans_i(blocks: Iterable[sparse.csr_array], graph: sparse.csr_matrix, columns: np.ndarray) -> np.ndarray:
+    """Moran's I float64 (len(columns),) of genes of expression in blocks of rows; 0 where it is below or undefined."""
+    import anndata
+    import squidpy as sq
+
+    scratch = anndata.AnnData(
+        sparse.csr_matrix(sparse.vstack([block[:, columns] for block in blocks])),
+        obsp={"spatial_connectivities": graph},
+    )
+    found = sq.gr.spatial_autocorr(
+        scratch, mode="moran", genes=list(scratch.var_names), n_perms=None, show_progress_bar=False, copy=True
+    )
+    return np.nan_to_num(np.maximum(found["I"].reindex(scratch.var_names).to_numpy(), 0))

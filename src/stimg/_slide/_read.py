@@ -1,0 +1,93 @@
+"""From a table to its slides."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import sparse
+
+from stimg import _keys
+from stimg._input._rows import by_nonzeros, collect_rows, is_mapped
+from stimg._slide._lattice import SINGLE, read_lattice
+from stimg._slide._slide import Slide
+from stimg._slide._values import log_normalise, take_columns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from anndata import AnnData
+
+
+def read_slides(
+    table: AnnData,
+    expression: sparse.csr_array,
+    columns: np.ndarray,
+    *,
+    scale: str,
+    target_sum: float,
+    lattice_key: str = _keys.LATTICE,
+    weights: np.ndarray | None = None,
+    name: str = "slide",
+) -> list[Slide]:
+    """Lay the genes at `columns` of a table's checked `expression` on its lattice, one `Slide` a library.
+
+    Counts of observations that share a site are summed before they are normalised; log values are averaged. Where
+    `expression` is memory-mapped, that of the slides is too. `weights` (n_vars,) are 1 by default.
+    """
+    lattice = read_lattice(table, lattice_key)
+    names = lattice.libraries if len(lattice.libraries) > 1 or lattice.libraries != [SINGLE] else [name]
+    weights = np.ones(table.n_vars) if weights is None else weights
+    slides = []
+    for number in dict.fromkeys(lattice.section.tolist()):
+        rows = np.flatnonzero(lattice.section == number)
+        sites, obs_site = np.unique(lattice.sites[rows], axis=0, return_inverse=True)
+        obs_site = obs_site.ravel()
+        values = _site_rows(expression, rows, obs_site, columns, scale=scale, target_sum=target_sum)
+        slides.append(
+            Slide(
+                name=names[number],
+                expression=collect_rows(values, len(columns), mapped=is_mapped(expression)),
+                genes=table.var_names.to_numpy()[columns].astype(str),
+                weights=weights[columns].astype(np.float32),
+                sites=sites.astype(np.int32),
+                obs_site=obs_site,
+                obs_index=rows,
+                kind=lattice.kind,
+                parity=int(lattice.parity[number]),
+            )
+        )
+    return slides
+
+
+def _site_rows(
+    expression: sparse.csr_array,
+    rows: np.ndarray,
+    obs_site: np.ndarray,
+    columns: np.ndarray,
+    *,
+    scale: str,
+    target_sum: float,
+) -> Iterator[sparse.csr_array]:
+    """Yield log-normalised expression of the genes at `columns` of the sites in their order, in blocks."""
+    order = np.argsort(obs_site, kind="stable")
+    members = rows[order]
+    counts = np.bincount(obs_site)
+    first = np.concatenate([[0], np.cumsum(counts)])
+    lengths = np.diff(expression.indptr)[members]
+    nonzeros = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])[first]
+    for start, stop in by_nonzeros(nonzeros):
+        values = expression[members[first[start] : first[stop]]]
+        shared = counts[start:stop]
+        if (shared > 1).any():
+            values = sparse.csr_array(_adder(shared) @ values)
+            if scale == "log":
+                values = sparse.csr_array(sparse.diags_array(1 / shared.astype(np.float32)) @ values)
+        yield log_normalise(values, target_sum, columns) if scale == "counts" else take_columns(values, columns)
+
+
+def _adder(counts: np.ndarray) -> sparse.csr_array:
+    """Matrix float32 (len(counts), sum(counts)) that sums runs of so many rows."""
+    total = int(counts.sum())
+    indptr = np.concatenate([[0], np.cumsum(counts)])
+    return sparse.csr_array((np.ones(total, np.float32), np.arange(total), indptr), shape=(len(counts), total))

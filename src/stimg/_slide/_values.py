@@ -1,0 +1,48 @@
+"""Expression values: moments, columns, log-normalisation, without making anything dense."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def moments(blocks: Iterable[sparse.csr_array]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation, float32, of every column of the rows in all blocks, without making them dense."""
+    n_rows: int = 0
+    total: Any = 0.0
+    squares: Any = 0.0
+    for block in blocks:
+        n_rows += block.shape[0]
+        total = total + np.bincount(block.indices, block.data, block.shape[1])
+        squares = squares + np.bincount(block.indices, np.square(block.data, dtype=np.float64), block.shape[1])
+    mean = total / max(n_rows, 1)
+    variance = np.maximum(squares / max(n_rows, 1) - mean**2, 0)
+    variance[variance < 1e-10] = 0
+    return mean.astype(np.float32), np.sqrt(variance).astype(np.float32)
+
+
+def take_columns(matrix: sparse.csr_array, columns: np.ndarray | None) -> sparse.csr_array:
+    """Return the matrix at `columns`; itself, not a copy, where these are `None` or all of them in order."""
+    if columns is None or np.array_equal(columns, np.arange(matrix.shape[1])):
+        return matrix
+    return sparse.csr_array(matrix[:, columns])
+
+
+def log_normalise(counts: sparse.csr_array, target_sum: float, columns: np.ndarray | None = None) -> sparse.csr_array:
+    """Return float32 `log1p(counts / row total * target_sum)` of the genes at `columns`, by default all.
+
+    Totals are those of all genes; rows without counts stay zero.
+    """
+    totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+    factors = np.divide(target_sum, totals, out=np.zeros_like(totals), where=totals > 0).astype(np.float32)
+    kept = take_columns(counts, columns)
+    data = np.log1p(kept.data * np.repeat(factors, np.diff(kept.indptr)))
+    where = (kept.indices, kept.indptr)
+    if kept is counts:  # share nothing that could be changed in place
+        where = (kept.indices.copy(), kept.indptr.copy())
+    return sparse.csr_array((data, *where), shape=kept.shape)
