@@ -217,10 +217,11 @@ def _read_zarr(path: Path, table_key: str | None) -> tuple[AnnData, str]:
 
 def _prepare(slide: AnnData, args: argparse.Namespace) -> None:
     from stimg import pp
+    from stimg._input._records import read_record
 
-    if _keys.LATTICE not in slide.obsm or _keys.STEP_LATTICE not in slide.uns.get(_keys.UNS, {}):
+    if not (_keys.LATTICE in slide.obsm and read_record(slide, _keys.STEP_LATTICE)):
         pp.to_lattice(slide)
-    lattice = slide.uns[_keys.UNS][_keys.STEP_LATTICE]
+    lattice = read_record(slide, _keys.STEP_LATTICE)
     _say("lattice", f"{lattice['kind']} ({lattice['platform']})")
     pp.select_genes(slide, n_genes=min(2000, slide.n_vars), layer=args.layer, scale=args.scale)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import re
+import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +19,12 @@ DEVICES: Final = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
 def _default_cachedir(environ: Mapping[str, str]) -> Path:
-    base = environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path("~/.cache").expanduser()) / "stimg"
+    if base := environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "stimg"
+    try:
+        return Path("~/.cache").expanduser() / "stimg"
+    except RuntimeError:  # a user without a home, as in some containers
+        return Path(tempfile.gettempdir()) / "stimg"
 
 
 class Settings:
@@ -35,7 +41,8 @@ class Settings:
     Raises
     ------
     ValueError
-        If a value, or an environment variable, is none of the allowed ones. Nothing is changed then.
+        If a value, or an environment variable, is none of the allowed ones. Nothing is changed then. When stimg is
+        imported, such a variable is reported by a warning instead, and the default is used.
 
     Notes
     -----
@@ -156,4 +163,16 @@ class Settings:
         return f"Settings({', '.join(f'{name}={getattr(self, name)!r}' for name in self._names)})"
 
 
-settings: Final = Settings()
+def _of_session() -> Settings:
+    """Read the environment; a variable that cannot be used is reported and left out, so that stimg can be imported."""
+    environ = dict(os.environ)
+    for name in [name for name in environ if name.startswith("STIMG_")]:
+        try:
+            Settings({name: environ[name]})
+        except ValueError as error:
+            warnings.warn(f"{error} The default is used.", UserWarning, stacklevel=2)
+            del environ[name]
+    return Settings(environ)
+
+
+settings: Final = _of_session()

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stimg import _keys
 from stimg._cluster._mixture import MOST_FINISHED
-from stimg._input._checks import check_embedding
+from stimg._input._checks import check_coordinates, check_embedding
+from stimg._input._records import said
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +37,12 @@ def joined_embeddings(tables: Sequence[AnnData], keys: Sequence[str]) -> np.ndar
         raise ValueError(msg)
     blocks = [np.concatenate(column) for column in zip(*parts, strict=True)]
     return np.concatenate([_balanced(block) for block in blocks], axis=1) if len(blocks) > 1 else blocks[0]
+
+
+def joined_coordinates(tables: Sequence[AnnData], spatial_key: str | None) -> np.ndarray:
+    """Coordinates float64 (n_obs of all, 2) under the key given or, by default, that the lattice was made from."""
+    keys = [str(said(table, "spatial_key", spatial_key, _keys.SPATIAL)) for table in tables]
+    return np.concatenate([check_coordinates(table, key) for table, key in zip(tables, keys, strict=True)])
 
 
 def _balanced(block: np.ndarray) -> np.ndarray:

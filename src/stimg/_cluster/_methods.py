@@ -86,6 +86,15 @@ def refine_labels(labels: np.ndarray, coordinates: np.ndarray, libraries: np.nda
 
 
 def by_size(labels: np.ndarray, n_domains: int) -> np.ndarray:
-    """Return labels renumbered, the largest domain first; of equally large ones the one met first."""
+    """Return labels renumbered, the largest domain first; of equally large ones the one met first.
+
+    Raises
+    ------
+    RuntimeError
+        A domain was lost in refinement.
+    """
+    if (left := len(np.unique(labels))) < n_domains:
+        msg = f"Refinement left {left} of {n_domains} domains. Pass a smaller `refine`, or False."
+        raise RuntimeError(msg)
     _, first, sizes = np.unique(labels, return_index=True, return_counts=True)
     return np.argsort(np.lexsort((first, -sizes)), kind="stable")[labels]

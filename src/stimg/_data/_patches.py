@@ -103,6 +103,17 @@ class PatchDataset(Dataset):
         corners = window_starts(grid, self.size, self.stride)
         return corners[count_occupied(grid, corners, self.size) >= max(1, self.min_tissue * self.size**2)]
 
+    def check_covered(self) -> None:
+        """Refuse slides without a window of enough tissue."""
+        for k in sorted(set(range(len(self.slides))) - set(self._windows[:, 0].tolist())):
+            slide = self.slides[k]
+            msg = (
+                f"Slide {slide.name!r} ({slide.n_sites} occupied sites on a {slide.grid.shape[0]} x "
+                f"{slide.grid.shape[1]} lattice) has no {self.size} x {self.size} patch with at least "
+                f"{self.min_tissue:.0%} tissue. Choose a smaller `size` or `min_tissue`."
+            )
+            raise ValueError(msg)
+
     def __len__(self) -> int:
         return len(self._windows)
 

@@ -24,6 +24,7 @@ R = TypeVar("R")
 
 # No logarithm of a count, to whatever base and target sum in use, comes near.
 LARGEST_LOG = 50
+LARGEST_FLOAT = float(np.finfo(np.float32).max)
 
 
 KEYS = ("key", "key_added", "layer", "library", "library_id", "image_key_added", "gene_key_added", "name", "title")
@@ -313,6 +314,9 @@ def check_block(values: Any, scale: str, *, name: str) -> tuple[sparse.csr_array
             f"`adata.{name}` has {int((data < 0).sum())} negative values (least {data.min():g}); expression must not "
             "be scaled or centred. Give raw counts or log-normalised values, e.g. by `layer=`."
         )
+        raise ValueError(msg)
+    if data.size and float(data.max()) > LARGEST_FLOAT:
+        msg = f"`adata.{name}` has values up to {data.max():g}, beyond what 32 bits hold. Correct or rescale them."
         raise ValueError(msg)
     integer = bool(np.issubdtype(data.dtype, np.integer) or (data == np.rint(data)).all())
     largest = float(data.max()) if data.size else 0.0

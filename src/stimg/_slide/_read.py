@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
 
 from stimg import _keys
-from stimg._input._rows import by_nonzeros, collect_rows, is_mapped
+from stimg._input._checks import check_obsm, check_var_unique, get_layer
+from stimg._input._records import read_record
+from stimg._input._rows import by_nonzeros, collect_rows, is_mapped, read_rows
 from stimg._slide._lattice import SINGLE, read_lattice
 from stimg._slide._slide import Slide
 from stimg._slide._values import log_normalise, take_columns
@@ -16,6 +19,7 @@ from stimg._slide._values import log_normalise, take_columns
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import pandas as pd
     from anndata import AnnData
 
 
@@ -91,3 +95,51 @@ def _adder(counts: np.ndarray) -> sparse.csr_array:
     total = int(counts.sum())
     indptr = np.concatenate([[0], np.cumsum(counts)])
     return sparse.csr_array((np.ones(total, np.float32), np.arange(total), indptr), shape=(len(counts), total))
+
+
+def read_selected(
+    table: AnnData, name: str, weight_key: str, lattice_key: str, *, label_key: str | None = None
+) -> tuple[list[Slide], tuple[str, float]]:
+    """Check one table and read its slides, with the genes that `select_genes` chose and labels where there are any.
+
+    Returns
+    -------
+    tuple
+        The slides; scale and target sum of their expression.
+    """
+    check_obsm(table, lattice_key, advice="Run `stimg.pp.to_lattice(adata)` first.")
+    if weight_key not in table.var:
+        msg = (
+            f"Key {weight_key!r} not found in `adata.var` of {name!r}. Available keys: {list(table.var.columns)}. "
+            "Run `stimg.pp.select_genes(adata)` first."
+        )
+        raise KeyError(msg)
+    check_var_unique(table)
+    chosen = read_record(table, _keys.STEP_GENES, weight_key)
+    if not chosen:
+        msg = f"How `adata.var[{weight_key!r}]` was made is not in `adata.uns['stimg']`. Run `stimg.pp.select_genes`."
+        raise KeyError(msg)
+    layer, scale, target_sum = chosen["layer"] or None, str(chosen["scale"]), float(chosen["target_sum"])
+    weights = np.nan_to_num(table.var[weight_key].to_numpy(dtype=float))
+    slides = read_slides(
+        table,
+        read_rows(get_layer(table, layer), scale, name=f"layers[{layer!r}]" if layer else "X"),
+        np.flatnonzero(weights > 0),
+        scale=scale,
+        target_sum=target_sum,
+        lattice_key=lattice_key,
+        weights=weights,
+        name=name,
+    )
+    if label_key is not None and label_key in table.obs:
+        slides = [replace(slide, labels=_site_labels(table.obs[label_key], slide)) for slide in slides]
+    return slides, (scale, target_sum)
+
+
+def _site_labels(column: pd.Series, slide: Slide) -> np.ndarray:
+    """Label of every site, str (n_sites,), empty where no observation has one; the first where several differ."""
+    column = column.iloc[slide.obs_index]
+    there = np.flatnonzero(column.notna().to_numpy())[::-1]
+    labels = np.full(slide.n_sites, "", dtype=object)
+    labels[slide.obs_site[there]] = column.astype(str).to_numpy()[there]
+    return labels.astype(str)

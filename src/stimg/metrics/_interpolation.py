@@ -145,12 +145,8 @@ def interpolate_hidden(
     if method == "nearest":
         weights = _weights(points, mask, n_neighbors, None)
     else:
-        weights = _weights(
-            points,
-            mask,
-            KERNEL_NEIGHBOURS,
-            bandwidth or 1.5 * np.nan_to_num(spacing(np.unique(points, axis=0)), nan=1.0),
-        )
+        between = float(np.nan_to_num(spacing(np.unique(points, axis=0)), nan=1.0))  # 1 where all coincide
+        weights = _weights(points, mask, KERNEL_NEIGHBOURS, bandwidth or 1.5 * between)
     if method == "pca":
         return _through_components(seen, weights, n_components, rng)
     filled = weights @ seen

@@ -96,9 +96,9 @@ def domains(
         ax = plt.subplots(figsize=(6, 5), layout="constrained")[1]
     codes = labels.codes[section.rows]
     faces = np.array([*colours, UNLABELLED])[codes]
-    alpha = (
-        np.clip(np.nan_to_num(table.obs[faded].to_numpy(dtype=float)[section.rows]), 0.15, 1) if confidence else None
-    )
+    alpha = None
+    if confidence:
+        alpha = np.clip(np.nan_to_num(table.obs[faded].to_numpy(dtype=float)[section.rows]), 0.15, 1)
     if image and (found := section_image(table, section, ("lowres", "hires"))):
         draw_raster(ax, *found, alpha=IMAGE_ALPHA, zorder=1)
     diameter = FILL * section.pitch if size is None else float(size)

@@ -11,17 +11,14 @@ from stimg import _keys
 from stimg._input._checks import (
     check_choice,
     check_names,
-    check_obsm,
     check_positive_int,
-    check_var_unique,
     checked,
-    get_layer,
 )
-from stimg._input._rows import collect_rows, read_rows
+from stimg._input._rows import collect_rows
 from stimg._input._tables import resolve_table
 from stimg._platforms import collection_platform
 from stimg._slide._genes import to_human
-from stimg._slide._read import read_slides
+from stimg._slide._read import read_selected
 from stimg.datasets import Collection
 from stimg.pp._select_genes import select_genes
 from stimg.pp._to_lattice import to_lattice
@@ -146,26 +143,25 @@ def to_patches(
     columns: list[str] = []
     arrays: list[Slide] = []
     group_of: list[str] = []
-    target_sums: set[tuple[str, float]] = set()
+    scales: set[tuple[str, float]] = set()
     for i, table in enumerate(tables):
-        name = f"slide{i}" if names is None else names[i]
-        read = _selected_slides(table, name, weight_key, lattice_key, target_sums)
+        read, scale = read_selected(
+            table, f"slide{i}" if names is None else names[i], weight_key, lattice_key, label_key=label_key
+        )
         if orthologs:
             read = [replace(one, genes=to_human(one.genes)) for one in read]
-        if label_key is not None:
-            read = [replace(one, labels=_site_labels(table, one, label_key)) for one in read]
-            columns += table.obs.columns.tolist()
         if collection is not None:
             read = [replace(s, expression=collect_rows([s.expression], len(s.genes), mapped=True)) for s in read]
+        columns += table.obs.columns.tolist()
         arrays += read
-        if groups is not None:
-            group_of += [str(groups[i])] * (len(arrays) - len(group_of))
+        scales.add(scale)
+        group_of += [] if groups is None else [str(groups[i])] * len(read)
     if label_key is not None and label_key not in columns:
         msg = f"Key {label_key!r} (`label_key`) not found in `adata.obs` of any slide: {list(dict.fromkeys(columns))}."
         raise KeyError(msg)
-    if len(target_sums) > 1:
+    if len(scales) > 1:
         msg = (
-            f"Expected one scale for all slides, found (scale, target_sum) = {sorted(target_sums)}. "
+            f"Expected one scale for all slides, found (scale, target_sum) = {sorted(scales)}. "
             "Run `stimg.pp.select_genes` with the same `scale` and `target_sum` on each."
         )
         raise ValueError(msg)
@@ -177,19 +173,11 @@ def to_patches(
         min_tissue=min_tissue,
         channel_rule=channel_rule,
         augment=augment,
-        target_sum=target_sums.pop()[1],
+        target_sum=scales.pop()[1],
         seed=int(np.random.default_rng(rng).integers(2**31)),
         groups=None if groups is None else group_of,
     )
-    covered = set(dataset._windows[:, 0].tolist())
-    for k, array in enumerate(arrays):
-        if k not in covered:
-            msg = (
-                f"Slide {array.name!r} ({array.n_sites} occupied sites on a {array.grid.shape[0]} x "
-                f"{array.grid.shape[1]} lattice) has no {size} x {size} patch with at least {min_tissue:.0%} tissue. "
-                "Choose a smaller `size` or `min_tissue`."
-            )
-            raise ValueError(msg)
+    dataset.check_covered()
     return dataset
 
 
@@ -200,43 +188,3 @@ def _prepared(collection: Collection) -> Iterator[AnnData]:
         to_lattice(table, collection_platform(technology))
         select_genes(table)
         yield table
-
-
-def _site_labels(table: AnnData, slide: Slide, label_key: str) -> np.ndarray | None:
-    """Label of every site, str (n_sites,), empty where no observation has one; the first where several differ."""
-    if label_key not in table.obs:
-        return None
-    column = table.obs[label_key].iloc[slide.obs_index]
-    there = np.flatnonzero(column.notna().to_numpy())[::-1]
-    labels = np.full(slide.n_sites, "", dtype=object)
-    labels[slide.obs_site[there]] = column.astype(str).to_numpy()[there]
-    return labels.astype(str)
-
-
-def _selected_slides(
-    table: AnnData, name: str, weight_key: str, lattice_key: str, target_sums: set[tuple[str, float]]
-) -> list[Slide]:
-    """Check one table and read its slides, restricted to the selected genes."""
-    check_obsm(table, lattice_key, advice="Run `stimg.pp.to_lattice(adata)` first.")
-    if weight_key not in table.var:
-        msg = (
-            f"Key {weight_key!r} not found in `adata.var` of {name!r}. Available keys: {list(table.var.columns)}. "
-            "Run `stimg.pp.select_genes(adata)` first."
-        )
-        raise KeyError(msg)
-    check_var_unique(table)
-    chosen = table.uns[_keys.UNS][_keys.STEP_GENES]
-    target_sums.add((str(chosen["scale"]), float(chosen["target_sum"])))
-    layer = chosen["layer"] or None
-    expression = read_rows(get_layer(table, layer), chosen["scale"], name=f"layers[{layer!r}]" if layer else "X")
-    weights = np.nan_to_num(table.var[weight_key].to_numpy(dtype=float))
-    return read_slides(
-        table,
-        expression,
-        np.flatnonzero(weights > 0),
-        scale=chosen["scale"],
-        target_sum=float(chosen["target_sum"]),
-        lattice_key=lattice_key,
-        weights=weights,
-        name=name,
-    )

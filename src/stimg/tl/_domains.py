@@ -11,9 +11,9 @@ import pandas as pd
 
 from stimg import _keys
 from stimg._cluster._colours import domain_colours
-from stimg._cluster._features import joined_embeddings, principal_components
+from stimg._cluster._features import joined_coordinates, joined_embeddings, principal_components
 from stimg._cluster._methods import METHODS, by_size, choose_number, cluster, refine_labels
-from stimg._input._checks import check_choice, check_coordinates, check_positive_int, checked
+from stimg._input._checks import check_choice, check_positive_int, checked
 from stimg._input._records import said, section_codes, write_record
 from stimg._input._tables import distinct_tables, prepare
 from stimg._input._threads import one_thread
@@ -125,12 +125,8 @@ def domains(
     tables = distinct_tables(given, table_key, copy=copy)
     keys = _embedding_keys(tables, use_rep)
     embedding = joined_embeddings(tables, keys)
-    spatial = method == "leiden" or bool(refine)
-    libraries, coordinates, spatial_keys = section_codes(tables, library_key), None, ""
-    if spatial:
-        told = [str(said(table, "spatial_key", spatial_key, _keys.SPATIAL)) for table in tables]
-        coordinates = np.concatenate([check_coordinates(t, key) for t, key in zip(tables, told, strict=True)])
-        spatial_keys = told[0]
+    libraries = section_codes(tables, library_key)
+    coordinates = joined_coordinates(tables, spatial_key) if method == "leiden" or refine else None
     largest = max(candidates) if n_domains == "auto" else n_domains
     if largest > len(embedding):
         name = "candidates" if n_domains == "auto" else "n_domains"
@@ -142,18 +138,16 @@ def domains(
         options["covariance"] = shape
     elif method == "leiden":
         options |= {"coordinates": coordinates, "libraries": libraries}
-    agreement: dict[str, float] = {}
     with one_thread():
         values = principal_components(embedding, n_components)
+        agreement: dict[str, float] = {}
         if n_domains == "auto":
             n_domains, agreement = choose_number(values, candidates, seed=seed, **options)
         labels, confidence = cluster(values, n_domains, seed=seed, **options)
         if refine and coordinates is not None:
             count = REFINE_NEIGHBOURS if refine is True else int(refine)
             labels = refine_labels(labels, coordinates, libraries, count)
-    if (left := len(np.unique(labels))) < n_domains:
-        msg = f"Refinement left {left} of {n_domains} domains. Pass a smaller `refine`, or False."
-        raise RuntimeError(msg)
+    codes = by_size(labels, n_domains)
     record: dict[str, Any] = {
         "n_domains": n_domains,
         "method": method,
@@ -161,14 +155,12 @@ def domains(
         "use_rep": keys[0] if len(keys) == 1 else keys,
         "n_components": n_components,
         "n_slides": len(tables),
-        "spatial_key": spatial_keys,
+        "spatial_key": "" if coordinates is None else said(tables[0], "spatial_key", spatial_key, _keys.SPATIAL),
         "library_key": said(tables[0], "library_key", library_key, ""),
         "refine": int(refine),
         "seed": seed,
-    }
-    if agreement:
-        record["agreement"] = agreement
-    codes, results, start = by_size(labels, n_domains), [], 0
+    } | ({"agreement": agreement} if agreement else {})
+    results, start = [], 0
     for slide in given:
         table, result = prepare(slide, table_key, copy)
         part = slice(start, start + table.n_obs)
