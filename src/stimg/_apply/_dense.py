@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from stimg import settings
 from stimg._image._footprints import disk_footprints, polygon_footprints
 from stimg._image._slide_image import normalise_stain
+from stimg._settings import settings
 from stimg._train._expression import as_tensor
 from stimg.nn._dense import COARSEST_STRIDE
 from stimg.nn._stain import MAP_STRIDE

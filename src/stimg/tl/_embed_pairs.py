@@ -98,11 +98,12 @@ def embed_pairs(
     import torch
     from tqdm.auto import tqdm
 
-    from stimg import __version__, settings
+    from stimg import __version__
     from stimg._apply._run_windows import get_device
     from stimg._apply._surroundings import read_surroundings
     from stimg._data._spot_crops import gene_inputs, read_crop, stain_inputs, window_inputs, z_scores
     from stimg._image._place import read_image_slide
+    from stimg._settings import settings
     from stimg.models import AlignmentModel
 
     device = get_device(device)
