@@ -30,7 +30,8 @@ import anndata as ad, stimg
 slide = ad.read_h5ad(sys.argv[1])
 stimg.settings.progress = False
 stimg.pp.to_lattice(slide)
-steps = {"embed": lambda: stimg.tl.embed(slide, device="cpu"), "domains": lambda: stimg.tl.domains(slide, int(sys.argv[2]))}
+embed, domains = stimg.tl.embed, stimg.tl.domains
+steps = {"embed": lambda: embed(slide, device="cpu"), "domains": lambda: domains(slide, int(sys.argv[2]))}
 found = {}
 for name, step in steps.items():
     step()

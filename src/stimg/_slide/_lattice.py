@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("stimg")
 
 FIELDS = ("kind", "library_key", "libraries", "parity")
+CHECKED = ("n_obs", "n_shared", "deviation", "affine", "um_per_unit")
 SINGLE = "slide"  # library of a table without a `library_key`
 AGAIN = (
     "Run `stimg.pp.to_lattice(adata)` again, with the column of `adata.obs` that tells sections apart as "
@@ -73,7 +74,9 @@ def read_lattice(table: AnnData, key: str = _keys.LATTICE) -> Lattice:
     """
     check_obsm(table, key, advice="Run `stimg.pp.to_lattice(adata)` first.")
     record = read_record(table, _keys.STEP_LATTICE, key)
-    if lost := [name for name in FIELDS if name not in record]:
+    # Records of the first releases say neither their key nor how many observations there were.
+    wanted = FIELDS + CHECKED if "key_added" in record else FIELDS
+    if lost := [name for name in wanted if name not in record]:
         msg = (
             f"`adata.obsm[{key!r}]` has a lattice, but its record in `adata.uns['stimg']` is "
             f"{'incomplete (' + ', '.join(lost) + ')' if record else 'lost'}, as after `anndata.concat`. {AGAIN}"
@@ -134,10 +137,9 @@ def _check_section(
 ) -> None:
     """Refuse a section that holds more than `to_lattice` laid, or whose coordinates are not those of its sites.
 
-    Fewer observations are right: each has its own site, whichever others are there. Records of the first releases say
-    neither how many there were nor how far from the middle of their sites.
+    Fewer observations are right: each has its own site, whichever others are there.
     """
-    if "n_obs" not in record or not len(sites):
+    if "key_added" not in record or not len(sites):
         return
     laid, shared, away = (record[name][number] for name in ("n_obs", "n_shared", "deviation"))
     found = len(sites) - n_distinct(sites)
