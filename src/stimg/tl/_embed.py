@@ -119,7 +119,8 @@ def embed(
         The slide shares with the model under 80 % of the number of genes that its training slides had.
     """
     from stimg._apply._run_windows import get_device
-    from stimg._apply._tokens import get_model
+    from stimg.models import Model
+    from stimg.models._given import given_model
 
     check_choice("readout", readout, ("encoder", "decoder"))
     for name, value in (("stride", stride), ("batch_size", batch_size)):
@@ -131,7 +132,7 @@ def embed(
     device = "cpu" if client is not None and device == "auto" else get_device(device)
     given = list(adata) if isinstance(adata, list | tuple) else [adata]
     tables = distinct_tables(given, table_key, copy=copy)
-    model = get_model(model)
+    model = given_model(Model, model)
     windows: dict[str, Any] = {"stride": stride, "symmetric": symmetric, "batch_size": batch_size, "device": device}
     windows |= {"readout": readout, "client": client}
 

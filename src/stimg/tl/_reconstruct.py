@@ -77,12 +77,14 @@ def reconstruct(
     """
     from stimg import __version__
     from stimg._apply._run_windows import get_device, run_windows
-    from stimg._apply._tokens import get_model, match_slides, site_tokens
+    from stimg._apply._tokens import match_slides, site_tokens
+    from stimg.models import Model
+    from stimg.models._given import given_model
 
     device = get_device(device)
     table = resolve_table(adata, table_key, copy=copy)
     mask = _hidden_mask(table, hidden)
-    model = get_model(model)
+    model = given_model(Model, model)
     matched, record = match_slides(table, model, layer=layer, scale=scale, lattice_key=lattice_key)
     vocabulary = matched[0][1]  # the sections of one table have the same genes
     columns = np.flatnonzero(vocabulary >= 0)
