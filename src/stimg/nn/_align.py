@@ -228,26 +228,3 @@ def head(n_inputs: int, config: AlignConfig) -> nn.Sequential:
         nn.Dropout(config.dropout),
         nn.Linear(config.hidden, config.dim),
     )
-
-
-def contrastive_loss(images: Tensor, genes: Tensor, scale: Tensor, alike: Tensor) -> Tensor:
-    """Symmetric InfoNCE: each image finds its expression among those of the batch, and the reverse.
-
-    Parameters
-    ----------
-    images, genes
-        Embeddings of length one, (n, dim).
-    scale
-        One over the temperature.
-    alike
-        bool (n, n): pairs that do not count as negatives. The diagonal is the positives whatever it says.
-
-    Returns
-    -------
-    Tensor
-        The loss, float32 ().
-    """
-    alike = alike & ~torch.eye(len(images), dtype=torch.bool, device=images.device)
-    scores = (scale * images @ genes.T).masked_fill(alike, -torch.inf)
-    truth = torch.arange(len(images), device=images.device)
-    return 0.5 * (F.cross_entropy(scores, truth) + F.cross_entropy(scores.T, truth))
