@@ -1,4 +1,4 @@
-"""Losses that several objectives may share."""
+"""Losses of training on H&E."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from torch import Tensor
 
 
 def contrastive_loss(images: Tensor, genes: Tensor, scale: Tensor, alike: Tensor) -> Tensor:
-    """Symmetric InfoNCE: each image finds its expression among those of the batch, and the reverse.
+    """Symmetric InfoNCE: each image has to find its expression in the batch, and each expression its image.
 
     Parameters
     ----------
     images, genes
-        Embeddings of length one, (n, dim).
+        Unit vectors, (n, dim).
     scale
         One over the temperature.
     alike
-        bool (n, n): pairs that do not count as negatives. The diagonal is the positives whatever it says.
+        bool (n, n): pairs that do not count as negatives. Its diagonal is ignored.
 
     Returns
     -------
@@ -31,7 +31,7 @@ def contrastive_loss(images: Tensor, genes: Tensor, scale: Tensor, alike: Tensor
 
 
 def negative_binomial_loss(means: Tensor, counts: Tensor, dispersion: Tensor) -> Tensor:
-    """Negative log likelihood of counts (n, n_genes) with these means and one dispersion (n_genes,) a gene."""
+    """Negative log likelihood of counts (n, n_genes) with these means and one dispersion per gene (n_genes,)."""
     size = 1 / dispersion
     means = means.clamp(min=1e-4)
     log_sum = torch.log(size + means)
@@ -40,9 +40,9 @@ def negative_binomial_loss(means: Tensor, counts: Tensor, dispersion: Tensor) ->
 
 
 def uncorrelated(predicted: Tensor, truth: Tensor) -> Tensor:
-    """One minus the Pearson correlation over the batch, mean over genes (PixNet); NaN in `truth` is left out.
+    """One minus the Pearson correlation over the batch, averaged over genes (PixNet); NaN in `truth` is left out.
 
-    Zero of fewer than three spots; genes that are constant in the batch do not count.
+    Zero for fewer than three spots; genes that are constant in the batch do not count.
     """
     if len(truth) < 3:
         return predicted.sum() * 0
