@@ -49,11 +49,6 @@ class AlignmentModel(ImageModel):
         return AlignNetwork(AlignConfig.from_dict(content["config"]), len(content["genes"]), encoder)
 
     @property
-    def config(self) -> AlignConfig:
-        """Sizes and recipe of the network."""
-        return self.network.config
-
-    @property
     def spatial(self) -> Model:
         """The tuned spatial model, if `gene_encoder` is `"tuned"`."""
         card = dict(self.card["spatial"])

@@ -39,10 +39,5 @@ class ExpressionModel(ImageModel):
     def _build(cls, content: dict[str, Any], encoder: nn.Module | None) -> DenseNetwork:
         return DenseNetwork(DenseConfig.from_dict(content["config"]), len(content["genes"]), encoder)
 
-    @property
-    def config(self) -> DenseConfig:
-        """Sizes and recipe of the network."""
-        return self.network.config
-
     def __repr__(self) -> str:
         return self._image_summary(f"{self.card['mpp']:g} um per pixel")

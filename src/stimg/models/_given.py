@@ -12,13 +12,7 @@ if TYPE_CHECKING:
 
 
 def given_model(kind: type[M], model: M | str | Path, argument: str = "model") -> M:
-    """Return a model of this kind as it is, or load it by path (a `Model` also by name or address).
-
-    Raises
-    ------
-    TypeError
-        Naming the argument.
-    """
+    """Return a model of this kind as it is, or load it by path (a `Model` also by name or address)."""
     from stimg.models import Model, load
 
     if isinstance(model, kind):

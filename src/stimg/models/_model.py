@@ -32,14 +32,7 @@ class Model(TrainedModel):
     """
 
     kind: ClassVar[str] = "patches"
-    card_fields: ClassVar[dict[str, type]] = {
-        "name": str,
-        "slides": list,
-        "n_sites": int,
-        "unit": str,
-        "size": int,
-        "target_sum": float,
-    }
+    card_fields: ClassVar[dict[str, type]] = TrainedModel.card_fields | {"n_sites": int, "unit": str}
 
     network: GeneMAE
 
@@ -47,11 +40,6 @@ class Model(TrainedModel):
     def _build(cls, content: dict[str, Any], encoder: nn.Module | None) -> GeneMAE:
         labels = content["card"].get("labels", [])
         return GeneMAE(Config.from_dict(content["config"]), len(content["genes"]), len(labels))
-
-    @property
-    def config(self) -> Config:
-        """Sizes and recipe of the network."""
-        return self.network.config
 
     def __repr__(self) -> str:
         card = self.card

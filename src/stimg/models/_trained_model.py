@@ -11,14 +11,7 @@ import pandas as pd
 import torch
 
 from stimg._input._checks import checked
-from stimg.models._weights_file import (
-    check_card,
-    check_vocabulary,
-    read_content,
-    read_tensors,
-    readable,
-    write_weights,
-)
+from stimg.models._weights_file import check_card, check_vocabulary, read_content, read_tensors, readable, write_weights
 from stimg.nn import ForeignEncoder, get_encoder
 from stimg.nn._encoder import BUNDLED_ENCODER
 
@@ -35,22 +28,10 @@ HISTORY_COLUMNS = ["epoch", "train_loss", "val_loss", "lr", "seconds"]
 
 @dataclass(repr=False)
 class TrainedModel(ABC):
-    """A trained network and its card.
-
-    Attributes
-    ----------
-    network
-        The network, in evaluation mode on the CPU.
-    genes
-        Names of its genes, shape (n_genes,).
-    card
-        What it was trained on and how.
-    history
-        One row per epoch: `epoch`, `train_loss`, `val_loss`, `lr`, `seconds`.
-    """
+    """A trained network in evaluation mode on the CPU, its genes, its card and its history."""
 
     kind: ClassVar[str]
-    card_fields: ClassVar[dict[str, type]]
+    card_fields: ClassVar[dict[str, type]] = {"name": str, "slides": list, "size": int, "target_sum": float}
 
     network: Any
     genes: np.ndarray
@@ -171,14 +152,7 @@ class TrainedModel(ABC):
 class ImageModel(TrainedModel):
     """A network that reads H&E, and its card."""
 
-    card_fields: ClassVar[dict[str, type]] = {
-        "name": str,
-        "slides": list,
-        "mpp": float,
-        "size": int,
-        "diameter_um": float,
-        "target_sum": float,
-    }
+    card_fields: ClassVar[dict[str, type]] = TrainedModel.card_fields | {"mpp": float, "diameter_um": float}
 
     def _image_summary(self, images: str) -> str:
         amount = f"{self.card['n_spots']:,} spots of {self.card['diameter_um']:g} um"

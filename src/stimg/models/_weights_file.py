@@ -34,13 +34,7 @@ KINDS = {
 def write_weights(
     path: str | Path, kind: str, content: dict[str, Any], tensors: Mapping[str, Tensor], *, overwrite: bool, half: bool
 ) -> str:
-    """Write a file whole or not at all; return its sha256.
-
-    Raises
-    ------
-    FileExistsError, NotADirectoryError, PermissionError
-        As `stimg.models.Model.save`.
-    """
+    """Write a file whole or not at all; return its sha256."""
     path = Path(path)
     check_new_path(path, overwrite=overwrite, advice=" or pass `overwrite=True`")
     dtype = torch.float16 if half else torch.float32
@@ -54,15 +48,7 @@ def write_weights(
 
 
 def read_content(path: str | Path, kind: str) -> tuple[dict[str, Any], list[str]]:
-    """Return a file's metadata, checked, and the names of its tensors; no pickle is read and no code is run.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such file.
-    ValueError
-        The file is truncated, is not a stimg model, has a newer format, or holds a model of another kind.
-    """
+    """Return a file's metadata, checked, and the names of its tensors; no pickle is read and no code is run."""
     path = Path(path)
     if not path.is_file():
         msg = f"No weights file at {str(path)!r}. Give the path of a file that `save` wrote."
@@ -84,13 +70,7 @@ def read_content(path: str | Path, kind: str) -> tuple[dict[str, Any], list[str]
 
 
 def read_tensors(path: str | Path, expected: dict[str, tuple[int, ...]]) -> tuple[dict[str, Tensor], str]:
-    """Compare names and shapes of the tensors, then read them as float32; return them and the file's sha256.
-
-    Raises
-    ------
-    ValueError
-        The tensors are not the expected ones, or the file has changed since it was written.
-    """
+    """Compare names and shapes of the tensors, then read them as float32; return them and the file's sha256."""
     path = Path(path)
     with _opened(path) as file:
         _check_tensors(path, expected, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, fields
+from math import inf
 from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 MaskKind = Literal["genes", "sites", "regions", "mixture"]
@@ -30,9 +30,9 @@ class Recipe:
             if get_origin(kind) is Literal:
                 right, wanted = value in get_args(kind), f"one of {get_args(kind)}"
             elif kind in (int, float):
-                low, end = self._limits.get(name, (int(kind is int), math.inf))
+                low, end = self._limits.get(name, (int(kind is int), inf))
                 right = isinstance(value, int | kind) and not isinstance(value, bool) and low <= value < end
-                limits = f"of at least {low}" if end == math.inf else f"in [{low}, {end})"
+                limits = f"of at least {low}" if end == inf else f"in [{low}, {end})"
                 wanted = f"{'an integer' if kind is int else 'a finite number'} {limits}"
             else:
                 continue
@@ -102,7 +102,7 @@ class Config(Recipe):
     _limits: ClassVar[Limits] = Recipe._limits | {
         "site_ratio": (SMALLEST_RATIO, 1),
         "gene_ratio": (SMALLEST_RATIO, 1),
-        "n_programs": (0, math.inf),
+        "n_programs": (0, inf),
     }
 
     dim: int = 128

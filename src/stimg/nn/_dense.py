@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from math import inf
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -52,10 +52,7 @@ class DenseConfig(Recipe):
         Crops per step.
     """
 
-    _limits: ClassVar[Limits] = Recipe._limits | {
-        "dropout": (0, 1),
-        "n_programs": (0, math.inf),
-    }
+    _limits: ClassVar[Limits] = Recipe._limits | {"dropout": (0, 1), "n_programs": (0, inf)}
 
     dim: int = 64
     aggregation: Aggregation = "mean"
@@ -72,7 +69,7 @@ class DenseConfig(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.group_sizes or not all(0 <= size < math.inf for size in self.group_sizes):
+        if not self.group_sizes or not all(0 <= size < inf for size in self.group_sizes):
             msg = f"Expected `group_sizes` to hold at least one radius, each of at least 0, found {self.group_sizes}."
             raise ValueError(msg)
         if self.dim % FusionBlock.heads:

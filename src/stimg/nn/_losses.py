@@ -10,19 +10,8 @@ from torch import Tensor
 def contrastive_loss(images: Tensor, genes: Tensor, scale: Tensor, alike: Tensor) -> Tensor:
     """Symmetric InfoNCE: each image has to find its expression in the batch, and each expression its image.
 
-    Parameters
-    ----------
-    images, genes
-        Unit vectors, (n, dim).
-    scale
-        One over the temperature.
-    alike
-        bool (n, n): pairs that do not count as negatives. Its diagonal is ignored.
-
-    Returns
-    -------
-    Tensor
-        The loss, float32 ().
+    `images` and `genes` are unit vectors (n, dim), `scale` is one over the temperature. Pairs that are `alike`, bool
+    (n, n), do not count as negatives; its diagonal is ignored.
     """
     alike = alike & ~torch.eye(len(images), dtype=torch.bool, device=images.device)
     scores = (scale * images @ genes.T).masked_fill(alike, -torch.inf)
