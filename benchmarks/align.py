@@ -47,7 +47,7 @@ from stimg._train._expression import jitter_colours
 from stimg._train._loop import EpochSampler, TrainingModule, fit_module
 from stimg.models import Model
 from stimg.nn import AlignConfig, AlignNetwork, ConvEncoder
-from stimg.nn._align import contrastive_loss
+from stimg.nn._losses import contrastive_loss
 
 DATA = Path(os.environ["STIMG_DATA_DIR"])
 CROP = 96

@@ -36,9 +36,10 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 import stimg
-from stimg._train._expression import jitter_colours, standard_targets, uncorrelated
+from stimg._train._expression import jitter_colours, standard_targets
 from stimg._train._loop import TrainingModule, fit_module
 from stimg.nn import ConvEncoder, DenseConfig
+from stimg.nn._losses import uncorrelated
 
 DATA = Path(os.environ["STIMG_DATA_DIR"])
 C = [f"her2st/C{i}" for i in (2, 3, 4, 5, 6)]

@@ -52,6 +52,18 @@ def test_some_site_always_stays_visible():
     assert not hidden.all(-1).any()
 
 
+@pytest.mark.parametrize("mask", ["genes", "mixture"])
+def test_something_stays_visible_of_few_channels(mask):
+    present = torch.rand(500, 9, generator=torch.Generator().manual_seed(0)) < 0.5
+    channel_mask = torch.tensor([[True, True, False]]).expand(500, -1)
+    config = replace(CONFIG, mask=mask, gene_ratio=0.8)
+    hidden = draw_hidden(present, channel_mask, config, torch.Generator().manual_seed(1))
+    real = present[..., None] & channel_mask[:, None]
+    shown = (real & ~hidden).flatten(1).any(1)
+    assert torch.equal(shown, present.any(1))
+    assert not hidden[~real].any()
+
+
 def test_same_seed_same_mask():
     assert torch.equal(draw("mixture", seed=3), draw("mixture", seed=3))
     assert not torch.equal(draw("mixture", seed=3), draw("mixture", seed=4))

@@ -13,7 +13,7 @@ from stimg._data._spot_crops import SpotCropDataset, window_inputs
 from stimg._train._align import neighbours_of
 from stimg.models import AlignmentModel, ExpressionModel
 from stimg.nn import AlignConfig, AlignNetwork, Config, ConvEncoder
-from stimg.nn._align import contrastive_loss
+from stimg.nn._losses import contrastive_loss
 
 CONFIG = AlignConfig(dim=8, hidden=16, batch_size=12, chunk_size=4)
 
@@ -46,22 +46,6 @@ def model(patches):
 def embedded(slide, model):
     stimg.tl.embed_pairs(slide, model)
     return slide
-
-
-def test_the_loss_is_that_of_clip():
-    generator = torch.Generator().manual_seed(0)
-    images, genes = torch.nn.functional.normalize(torch.randn(2, 5, 4, generator=generator), dim=2)
-    scores = 10 * images @ genes.T
-    rows = -torch.log_softmax(scores, 1).diagonal().mean()
-    columns = -torch.log_softmax(scores, 0).diagonal().mean()
-    nothing = torch.zeros(5, 5, dtype=torch.bool)
-    found = contrastive_loss(images, genes, torch.tensor(10.0), nothing)
-    assert torch.isclose(found, (rows + columns) / 2)
-    alike = nothing.clone()
-    alike[0, 1] = alike[1, 0] = True
-    assert contrastive_loss(images, genes, torch.tensor(10.0), alike) < found
-    everything = contrastive_loss(images, genes, torch.tensor(10.0), ~nothing)
-    assert torch.isclose(everything, torch.tensor(0.0))
 
 
 def test_neighbours_of_one_slide():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,21 +19,6 @@ if TYPE_CHECKING:
     from stimg.models import Model
 
 LOW_OVERLAP = 0.8
-
-
-def get_model(model: Model | str | Path, *, argument: str = "model") -> Model:
-    """Pass a model through, or load it by name, path or address."""
-    from stimg.models import Model, load
-
-    if isinstance(model, Model):
-        return model
-    if isinstance(model, str | Path):
-        return load(model)
-    msg = (
-        f"Expected `{argument}` to be a `stimg.models.Model`, a name of `stimg.models.available()` or a path, found "
-        f"{type(model).__name__}."
-    )
-    raise TypeError(msg)
 
 
 def match_slides(

@@ -9,7 +9,7 @@ import torch
 from stimg._train._expression import jitter_colours, pitch_px
 from stimg._train._loop import TrainingModule
 from stimg.nn import AlignConfig, AlignNetwork
-from stimg.nn._align import contrastive_loss
+from stimg.nn._losses import contrastive_loss
 
 if TYPE_CHECKING:
     from torch import Tensor

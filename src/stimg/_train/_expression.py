@@ -15,6 +15,7 @@ from torch import Tensor
 from stimg._image._footprints import disk_footprints
 from stimg._train._loop import TrainingModule
 from stimg.nn import DenseConfig, DenseNetwork
+from stimg.nn._losses import negative_binomial_loss, uncorrelated
 from stimg.nn._stain import MAP_STRIDE
 
 if TYPE_CHECKING:
@@ -221,15 +222,6 @@ def dispersions(patches: ImagePatchDataset) -> Tensor:
     return torch.from_numpy(np.clip(excess / np.maximum(squares, 1e-12), *DISPERSIONS)).float()
 
 
-def negative_binomial_loss(means: Tensor, counts: Tensor, dispersion: Tensor) -> Tensor:
-    """Negative log likelihood of counts (n, n_genes) with these means and one dispersion (n_genes,) a gene."""
-    size = 1 / dispersion
-    means = means.clamp(min=1e-4)
-    log_sum = torch.log(size + means)
-    chance = torch.lgamma(counts + size) - torch.lgamma(size) - torch.lgamma(counts + 1)
-    return -(chance + size * (torch.log(size) - log_sum) + counts * (torch.log(means) - log_sum))
-
-
 def jitter_colours(images: Tensor, sd: float, generator: torch.Generator) -> Tensor:
     """Scale and shift each channel's optical density at random, one draw an image; float32 in [0, 1]."""
     if not sd:
@@ -237,24 +229,6 @@ def jitter_colours(images: Tensor, sd: float, generator: torch.Generator) -> Ten
     scale, shift = torch.randn(2, len(images), 3, 1, 1, generator=generator).to(images.device) * sd
     density = -torch.log(images.clamp(min=1 / 255))
     return torch.exp(-(density * scale.exp() + 0.5 * shift * density.mean((2, 3), keepdim=True))).clamp(0, 1)
-
-
-def uncorrelated(predicted: Tensor, truth: Tensor) -> Tensor:
-    """One minus the Pearson correlation over the batch, mean over genes (PixNet); NaN in `truth` is left out.
-
-    Zero of fewer than three spots; genes that are constant in the batch do not count.
-    """
-    if len(truth) < 3:
-        return predicted.sum() * 0
-    known = torch.isfinite(truth)
-    truth = torch.where(known, truth, 0.0)
-    number = known.sum(0).clamp(min=1)
-    centred = [known * (x - (x * known).sum(0) / number) for x in (predicted, truth)]
-    product = (centred[0] * centred[1]).sum(0)
-    norms = [x.square().sum(0) for x in centred]
-    judged = (known.sum(0) > 2) & (norms[1] > 1e-8)
-    pearson = product / (norms[0] * norms[1] + 1e-8).sqrt()
-    return ((1 - pearson) * judged).sum() / judged.sum().clamp(min=1)
 
 
 def as_tensor(matrix: sparse.csr_array) -> Tensor:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
-from stimg.models._image_model import ImageModel
-from stimg.models._model import CARD as SPATIAL_CARD
 from stimg.models._model import Model
+from stimg.models._trained_model import ImageModel
 from stimg.models._weights_file import check_card
 from stimg.nn import AlignConfig, AlignNetwork
 
@@ -32,51 +31,44 @@ class AlignmentModel(ImageModel):
     network
         The `stimg.nn.AlignNetwork`, in evaluation mode on the CPU.
     genes
-        Genes read, shape (n_genes,). With `gene_encoder="embedding"` or `"tuned"` none of them is.
+        Genes that the model reads, shape (n_genes,); they are not read with `gene_encoder="embedding"` or `"tuned"`.
     card
         What the model was trained on and how: name, encoder, micrometres per pixel (`mpp`), side of the crops in
         pixels (`size`), slides, number of spots, target sum, stain normalisation, licence, versions, seed; with
         `gene_encoder="tuned"` also the card and vocabulary of the spatial model that was tuned (`spatial`).
     history
-        One row an epoch: `epoch`, `train_loss`, `val_loss`, `lr`, `seconds`.
+        One row per epoch: `epoch`, `train_loss`, `val_loss`, `lr`, `seconds`.
     """
 
     kind: ClassVar[str] = "alignment"
 
     network: AlignNetwork
 
-    @staticmethod
-    def build(config: dict[str, Any], n_genes: int, encoder: nn.Module | None) -> AlignNetwork:
-        """Make the network of a configuration."""
-        return AlignNetwork(AlignConfig.from_dict(config), n_genes, encoder)
-
-    @property
-    def config(self) -> AlignConfig:
-        """Sizes and recipe of the network."""
-        return self.network.config
+    @classmethod
+    def _build(cls, content: dict[str, Any], encoder: nn.Module | None) -> AlignNetwork:
+        return AlignNetwork(AlignConfig.from_dict(content["config"]), len(content["genes"]), encoder)
 
     @property
     def spatial(self) -> Model:
-        """The tuned spatial network, of a model with `gene_encoder="tuned"`."""
+        """The tuned spatial model, if `gene_encoder` is `"tuned"`."""
         card = dict(self.card["spatial"])
         return Model(self.network.spatial, np.array(card.pop("genes"), dtype=str), card)
 
     @classmethod
-    def check_content(cls, path: str | Path, content: dict[str, Any]) -> None:
-        """Refuse a file whose card lacks something."""
-        super().check_content(path, content)
-        config = content["config"]
-        if isinstance(config, dict) and config.get("gene_encoder") == "tuned":
-            check_card(path, content["card"], {"spatial": dict})
-            check_card(path, content["card"]["spatial"], {"genes": list, **SPATIAL_CARD})
-            if len(content["card"]["spatial"]["genes"]) != config.get("n_spatial_genes"):
-                msg = f"The vocabulary in {str(path)!r} does not fit its configuration. The file is damaged."
-                raise ValueError(msg)
+    def _check_content(cls, path: str | Path, content: dict[str, Any]) -> None:
+        super()._check_content(path, content)
+        config, card = content["config"], content["card"]
+        if not isinstance(config, dict) or config.get("gene_encoder") != "tuned":
+            return
+        check_card(path, card, {"spatial": dict})
+        check_card(path, card["spatial"], {"genes": list, **Model.card_fields})
+        if len(card["spatial"]["genes"]) != config.get("n_spatial_genes"):
+            msg = f"The vocabulary in {str(path)!r} does not fit its configuration. The file is damaged."
+            raise ValueError(msg)
 
     def __repr__(self) -> str:
-        return self.summary(
-            f"crops of {self.card['size']} pixels at {self.card['mpp']:g} um, in {self.config.dim} dimensions"
-        )
+        size, mpp = self.card["size"], self.card["mpp"]
+        return self._image_summary(f"crops of {size} pixels at {mpp:g} um, in {self.config.dim} dimensions")
 
     def encode_signature(self, signature: Sequence[str] | Mapping[str, float]) -> np.ndarray:
         """Embed a gene signature, so that :func:`stimg.tl.retrieve` finds the images that match it.
@@ -84,23 +76,23 @@ class AlignmentModel(ImageModel):
         Parameters
         ----------
         signature
-            Genes that are high (two standard deviations above a slide's mean), or by gene, how many standard deviations
-            above or below.
+            Genes that are high (two standard deviations above a slide's mean), or a mapping from genes to standard
+            deviations above or below it.
 
         Returns
         -------
         ndarray
-            float32 (dim,), of length one.
+            float32 (dim,), a unit vector.
 
         Raises
         ------
         KeyError
-            None of the genes is among the model's.
+            The model knows none of the genes.
         ValueError
-            The model reads a spatial embedding in place of genes.
+            The model reads a spatial embedding instead of genes.
         """
         if self.config.gene_encoder in ("embedding", "tuned"):
-            msg = "This model reads a spatial embedding and no genes, so that it has no place for a signature."
+            msg = "This model reads a spatial embedding instead of genes, so it cannot embed a signature."
             raise ValueError(msg)
         values = dict.fromkeys(signature, 2.0) if not hasattr(signature, "items") else dict(signature.items())
         index = {gene: i for i, gene in enumerate(self.genes)}
@@ -113,3 +105,9 @@ class AlignmentModel(ImageModel):
             row[0, :, index[gene]] = value
         with torch.no_grad():
             return self.network.encode_genes(row.flatten(1))[0].numpy()
+
+
+def spatial_card(base: Model) -> dict[str, Any]:
+    """Return what the card of an alignment keeps of its tuned spatial model: vocabulary, hash of the file, card."""
+    own = {"genes": base.genes.tolist(), "sha256": base.sha256}
+    return own | {name: value for name, value in base.card.items() if name not in own}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from stimg.models._image_model import ImageModel
+from stimg.models._trained_model import ImageModel
 from stimg.nn import DenseConfig, DenseNetwork
 
 if TYPE_CHECKING:
@@ -23,27 +23,21 @@ class ExpressionModel(ImageModel):
     network
         The `stimg.nn.DenseNetwork`, in evaluation mode on the CPU.
     genes
-        Genes predicted, shape (n_genes,).
+        Predicted genes, shape (n_genes,).
     card
         What the model was trained on and how: name, encoder, micrometres per pixel (`mpp`), spot diameter in
         micrometres, slides, number of spots, target sum, stain normalisation, licence, versions, seed.
     history
-        One row an epoch: `epoch`, `train_loss`, `val_loss`, `lr`, `seconds`.
+        One row per epoch: `epoch`, `train_loss`, `val_loss`, `lr`, `seconds`.
     """
 
     kind: ClassVar[str] = "expression"
 
     network: DenseNetwork
 
-    @staticmethod
-    def build(config: dict[str, Any], n_genes: int, encoder: nn.Module | None) -> DenseNetwork:
-        """Make the network of a configuration."""
-        return DenseNetwork(DenseConfig.from_dict(config), n_genes, encoder)
-
-    @property
-    def config(self) -> DenseConfig:
-        """Sizes and recipe of the network."""
-        return self.network.config
+    @classmethod
+    def _build(cls, content: dict[str, Any], encoder: nn.Module | None) -> DenseNetwork:
+        return DenseNetwork(DenseConfig.from_dict(content["config"]), len(content["genes"]), encoder)
 
     def __repr__(self) -> str:
-        return self.summary(f"{self.card['mpp']:g} um per pixel")
+        return self._image_summary(f"{self.card['mpp']:g} um per pixel")

@@ -54,11 +54,11 @@ def load(source: str | Path, *, sha256: str | None = None) -> Model:
     Raises
     ------
     FileNotFoundError
-        There is no such file, and no weights of that name.
+        There is no such file, and no weights have that name.
     ConnectionError
         The download failed. The message says where to put the file by hand.
     ValueError
-        The file is damaged, is not the one expected, or is no stimg model.
+        The file is damaged, is not the one expected, or is not a stimg model.
     """
     from stimg.models._model import Model
 
@@ -74,10 +74,10 @@ def load(source: str | Path, *, sha256: str | None = None) -> Model:
             raise ValueError(msg)
         return model
     if name.startswith(SCHEMES):
-        place = hashlib.sha256(name.encode()).hexdigest()[:8]  # other addresses may have files of the same name
+        place = hashlib.sha256(name.encode()).hexdigest()[:8]  # files at other addresses may have the same name
         return Model.load(_download(name, {"file": f"{place}-{name.rsplit('/', 1)[-1]}", "sha256": sha256}))
     if not Path(source).is_file():
-        msg = f"No weights file at {name!r}, and no pretrained weights of that name. Available: {list(known)}."
+        msg = f"No weights file at {name!r}, and no pretrained weights have that name. Available: {list(known)}."
         raise FileNotFoundError(msg)
     return Model.load(source)
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 METADATA_KEY = "stimg"
 CHECKSUM_KEY = "sha256"
+FIRST_KIND = "patches"  # files of this kind do not name it
 KINDS = {
     "patches": "weights of `stimg.tl.pretrain`, read by `stimg.models.Model.load`",
     "expression": "weights of `stimg.tl.train_expression`, read by `stimg.models.ExpressionModel.load`",
@@ -31,20 +32,14 @@ KINDS = {
 
 
 def write_weights(
-    path: str | Path, content: dict[str, Any], tensors: Mapping[str, Tensor], *, overwrite: bool, half: bool
+    path: str | Path, kind: str, content: dict[str, Any], tensors: Mapping[str, Tensor], *, overwrite: bool, half: bool
 ) -> str:
-    """Write a file whole or not at all (beside its place, flushed, renamed); return its sha256.
-
-    Raises
-    ------
-    FileExistsError, NotADirectoryError, PermissionError
-        As `stimg.models.Model.save`.
-    """
+    """Write a file whole or not at all; return its sha256."""
     path = Path(path)
     check_new_path(path, overwrite=overwrite, advice=" or pass `overwrite=True`")
     dtype = torch.float16 if half else torch.float32
     stored = {name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()}
-    content = {"format": FORMAT, **content}
+    content = {"format": FORMAT, **({} if kind == FIRST_KIND else {"kind": kind}), **content}
     text = json.dumps({**content, CHECKSUM_KEY: _checksum(content, stored)})
     data = serialise(stored, metadata={METADATA_KEY: text})
     with written_whole(path) as unfinished:
@@ -52,44 +47,30 @@ def write_weights(
     return hashlib.sha256(data).hexdigest()
 
 
-def read_content(path: str | Path, kind: str) -> dict[str, Any]:
-    """Return a file's metadata, checked; no pickle is read and no code is run.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such file.
-    ValueError
-        The file is truncated, is no stimg model, has a newer format, or is one of another kind.
-    """
+def read_content(path: str | Path, kind: str) -> tuple[dict[str, Any], list[str]]:
+    """Return a file's metadata, checked, and the names of its tensors; no pickle is read and no code is run."""
     path = Path(path)
     if not path.is_file():
         msg = f"No weights file at {str(path)!r}. Give the path of a file that `save` wrote."
         raise FileNotFoundError(msg)
     with _opened(path) as file:
         content = _parse_metadata(path, file.metadata() or {})
-        n_tensors = len(file.keys())
+        names = list(file.keys())
     config = content["config"]
     nested = config.get("spatial") if isinstance(config, dict) else None
     numbers = [pair for one in (config, nested) if isinstance(one, dict) for pair in one.items()]
-    if any(isinstance(value, int) and value > n_tensors for name, value in numbers if name.endswith("layers")):
-        msg = f"The configuration of {str(path)!r} names more layers than there are tensors. The file is damaged."
+    if any(isinstance(value, int) and value > len(names) for name, value in numbers if name.endswith("layers")):
+        msg = f"The configuration of {str(path)!r} has more layers than the file has tensors. The file is damaged."
         raise ValueError(msg)
-    found = content.get("kind", "patches")
+    found = content.get("kind", FIRST_KIND)
     if found != kind:
-        msg = f"Expected {KINDS[kind]}, found in {str(path)!r} {KINDS.get(found, f'{found!r}')}."
+        msg = f"Expected {KINDS[kind]}, found {KINDS.get(found, repr(found))} in {str(path)!r}."
         raise ValueError(msg)
-    return content
+    return content, names
 
 
 def read_tensors(path: str | Path, expected: dict[str, tuple[int, ...]]) -> tuple[dict[str, Tensor], str]:
-    """Read the tensors as float32, whose names and shapes are compared before; return them and the file's sha256.
-
-    Raises
-    ------
-    ValueError
-        The tensors are not the expected ones, or anything is not as it was written.
-    """
+    """Compare names and shapes of the tensors, then read them as float32; return them and the file's sha256."""
     path = Path(path)
     with _opened(path) as file:
         _check_tensors(path, expected, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})
@@ -97,9 +78,7 @@ def read_tensors(path: str | Path, expected: dict[str, tuple[int, ...]]) -> tupl
         content = json.loads(file.metadata()[METADATA_KEY])
     written = content.pop(CHECKSUM_KEY, None)  # files of the first releases have none
     if written is not None and written != _checksum(content, stored):
-        msg = (
-            f"The checksum of {str(path)!r} does not fit what is in it. The file is damaged: copy or download it again."
-        )
+        msg = f"The checksum of {str(path)!r} does not match. The file is damaged: copy or download it again."
         raise ValueError(msg)
     tensors = {name: tensor.float() for name, tensor in stored.items()}
     return tensors, hashlib.sha256(path.read_bytes()).hexdigest()
@@ -120,20 +99,20 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except SafetensorError as error:
-        msg = f"{str(path)!r} is truncated or is no safetensors file ({error}). Copy or download it again."
+        msg = f"{str(path)!r} is truncated or not a safetensors file ({error}). Copy or download it again."
         raise ValueError(msg) from error
 
 
 def _parse_metadata(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     """Decode and check the model's own entry of the file's metadata."""
     if METADATA_KEY not in metadata:
-        msg = f"{str(path)!r} is a safetensors file but no stimg model: its metadata has no {METADATA_KEY!r} entry."
+        msg = f"{str(path)!r} is a safetensors file but not a stimg model: its metadata have no {METADATA_KEY!r} entry."
         raise ValueError(msg)
     try:
         content = json.loads(metadata[METADATA_KEY])
         version = int(content["format"])
     except (ValueError, KeyError, TypeError) as error:
-        msg = f"The {METADATA_KEY!r} metadata of {str(path)!r} can not be read ({error}). The file is damaged."
+        msg = f"The {METADATA_KEY!r} metadata of {str(path)!r} cannot be read ({error}). The file is damaged."
         raise ValueError(msg) from error
     if version > FORMAT:
         msg = f"{str(path)!r} has format {version}, this stimg reads up to {FORMAT}. Update stimg."
@@ -142,23 +121,23 @@ def _parse_metadata(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         msg = f"The metadata of {str(path)!r} lacks {sorted(missing)}. The file is damaged."
         raise ValueError(msg)
     if not isinstance(content["card"], dict) or not isinstance(content["card"].get("labels", []), list):
-        msg = f"The card of {str(path)!r} can not be read. The file is damaged."
+        msg = f"The card of {str(path)!r} cannot be read. The file is damaged."
         raise ValueError(msg)
     return content
 
 
 @contextmanager
 def readable(path: str | Path) -> Iterator[None]:
-    """Turn what a damaged configuration, card or history may cause into an error that says so."""
+    """Turn errors that a damaged configuration, card or history causes into one that says so."""
     try:
         yield
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RuntimeError) as error:
-        msg = f"The metadata of {str(path)!r} can not be used ({type(error).__name__}: {error}). The file is damaged."
+        msg = f"The metadata of {str(path)!r} cannot be used ({type(error).__name__}: {error}). The file is damaged."
         raise ValueError(msg) from error
 
 
 def check_card(path: str | Path, card: dict[str, Any], expected: dict[str, type]) -> None:
-    """Refuse a card without what is needed to use a model, or with another type or a number that is not positive."""
+    """Refuse a card that lacks what is needed to use a model, or holds it as another type or as no positive number."""
     for name, kind in expected.items():
         value = card.get(name)
         if not isinstance(value, kind) or (kind in (int, float) and not 0 < value < np.inf):  # type: ignore[operator]
@@ -167,12 +146,12 @@ def check_card(path: str | Path, card: dict[str, Any], expected: dict[str, type]
 
 
 def check_vocabulary(path: str | Path, content: dict[str, Any]) -> np.ndarray:
-    """Return the genes of a file's metadata, str (n_genes,), or refuse a vocabulary with a gene twice."""
-    named = content["genes"]
-    if not isinstance(named, list) or not named or not all(isinstance(gene, str) for gene in named):
-        msg = f"The vocabulary of {str(path)!r} can not be read. The file is damaged."
+    """Return the genes of a file's metadata, str (n_genes,), or refuse one that is empty or has a gene twice."""
+    names = content["genes"]
+    if not isinstance(names, list) or not names or not all(isinstance(gene, str) for gene in names):
+        msg = f"The vocabulary of {str(path)!r} cannot be read. The file is damaged."
         raise ValueError(msg)
-    genes = np.asarray(named, dtype=str)
+    genes = np.asarray(names, dtype=str)
     if len(np.unique(genes)) < len(genes):
         msg = f"The vocabulary of {str(path)!r} has a gene twice. The file is damaged."
         raise ValueError(msg)

@@ -1,17 +1,17 @@
-"""Two encoders, of H&E and of expression, into one space."""
+"""Two encoders, of H&E and of expression, into a common space."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from stimg.nn._config import Config
+from stimg.nn._config import Config, Limits, Recipe
 from stimg.nn._stain import StainStatistics
 from stimg.nn._vit import GeneMAE
 
@@ -21,8 +21,8 @@ SMALLEST_TEMPERATURE = 0.01
 
 
 @dataclass(frozen=True)
-class AlignConfig:
-    """Sizes of the two encoders and the settings they are trained with.
+class AlignConfig(Recipe):
+    """Sizes of the two encoders and their training settings.
 
     Parameters
     ----------
@@ -31,32 +31,40 @@ class AlignConfig:
     hidden
         Width of the hidden layers.
     gene_encoder
-        `"linear"`, as STimage-1K4M's code has it, or `"mlp"` with one hidden layer. Or `"embedding"`: one hidden layer
-        on a spatial embedding, such as :func:`stimg.tl.embed` writes, which stays as it is. Or `"tuned"`: on the
-        states of a pretrained spatial network, which is trained as well (its tables of genes stay as they are).
+        `"linear"`, as in the code of STimage-1K4M, or `"mlp"` with one hidden layer. `"embedding"`: one hidden layer
+        on a fixed spatial embedding, such as :func:`stimg.tl.embed` writes. `"tuned"`: one hidden layer on the states
+        of a pretrained spatial network, which is trained as well, except for its gene tables.
     embedding_dim
         Width of that embedding.
     spatial, n_spatial_genes
-        Sizes of the network that is tuned, and of its vocabulary; :func:`stimg.tl.align` takes them from the model in
-        the patches.
+        Sizes of the tuned network and of its vocabulary; :func:`stimg.tl.align` takes them from the model in the
+        patches.
     spatial_rate
-        Learning rate of the network that is tuned, over that of the heads.
+        Learning rate of the tuned network relative to that of the heads.
     temperature
-        The one training starts from; it is learned.
+        Initial temperature; it is learned.
     neighbour_pitches
-        Spots of one slide within so many pitches are no negatives of each other: they often look and express alike.
+        Spots of one slide within this many pitches do not count as negatives of each other, since they often look alike
+        and express alike.
     dropout
-        Share of inputs of both heads hidden at each training step.
+        Share of the inputs of both heads that is hidden at each training step.
     colour_jitter
         Standard deviation of random changes of each channel's optical density.
     learning_rate, weight_decay, warmup
-        AdamW with linear warm-up over this share of the steps, then cosine decay.
+        AdamW with linear warm-up over a share `warmup` of the steps, then cosine decay.
     batch_size
-        Spots that are told apart in a step.
+        Spots per step, among which each image has to find its expression.
     chunk_size
-        Spots whose activations are in memory at once. A batch larger than a chunk is computed chunk by chunk, and again
-        on the way back (gradient checkpointing), so that memory does not grow with the batch.
+        Spots whose activations are in memory at once. Larger batches are computed chunk by chunk, and once more in the
+        backward pass (gradient checkpointing), so that memory does not grow with the batch.
     """
+
+    _limits: ClassVar[Limits] = Recipe._limits | {
+        "n_spatial_genes": (0, math.inf),
+        "temperature": (SMALLEST_TEMPERATURE, math.inf),
+        "dropout": (0, 1),
+        "batch_size": (2, math.inf),
+    }
 
     dim: int = 64
     hidden: int = 256
@@ -75,45 +83,19 @@ class AlignConfig:
     batch_size: int = 256
     chunk_size: int = 64
 
-    def __post_init__(self) -> None:
-        if self.gene_encoder not in get_args(GeneEncoder):
-            msg = f"Expected `gene_encoder` to be one of {get_args(GeneEncoder)}, found {self.gene_encoder!r}."
-            raise ValueError(msg)
-        if not 0 <= self.spatial_rate < math.inf:
-            msg = f"Expected `spatial_rate` of at least 0, found {self.spatial_rate}."
-            raise ValueError(msg)
-        if not self.temperature >= SMALLEST_TEMPERATURE:
-            msg = f"Expected `temperature` of at least {SMALLEST_TEMPERATURE}, found {self.temperature}."
-            raise ValueError(msg)
-        if not 0 <= self.dropout < 1:
-            msg = f"Expected `dropout` in [0, 1), found {self.dropout}."
-            raise ValueError(msg)
-        if self.batch_size < 2 or self.chunk_size < 1:
-            msg = f"Expected `batch_size` above 1 and `chunk_size` above 0, found {self.batch_size}, {self.chunk_size}."
-            raise ValueError(msg)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a plain dictionary (JSON-serialisable)."""
-        return asdict(self)
-
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> AlignConfig:
-        """Build a configuration from `to_dict`'s result; unknown fields are an error."""
-        known = {field.name for field in fields(cls)}
-        if unknown := set(values) - known:
-            msg = f"Unknown configuration fields {sorted(unknown)}; known are {sorted(known)}."
-            raise ValueError(msg)
+    def _from_json(cls, values: dict[str, Any]) -> dict[str, Any]:
         spatial = values.get("spatial")
-        return cls(**{**values, "spatial": None if spatial is None else Config.from_dict(spatial)})
+        return {**values, "spatial": None if spatial is None else Config.from_dict(spatial)}
 
 
 class AlignNetwork(nn.Module):
     """Encoders of H&E and of expression, after CLIP (Radford et al. 2021, arXiv 2103.00020).
 
-    A spot's image is the stain in the middle of its crop and over all of it, compared with the slide's other spots, and
-    with an encoder also its crop's pyramid, averaged over each level. Its expression are values standardised within the
-    slide, of the spot and on average of its neighbours, which single spots' noise hides less and which the crop shows
-    in part as well; or a spatial embedding, or the state that a spatial network gives it from its surroundings.
+    A spot's image is represented by the stain in the middle and over the whole of its crop, compared with the slide's
+    other spots, and with an encoder also by the mean of each level of the crop's pyramid. Its expression is that of the
+    spot and the mean of its neighbours (less noisy than single spots, and partly visible in the crop), standardised
+    within the slide; or a spatial embedding; or the state that a spatial network computes from its surroundings.
 
     Parameters
     ----------
@@ -122,7 +104,7 @@ class AlignNetwork(nn.Module):
     n_genes
         Number of genes.
     encoder
-        A module with `channels` and a pyramid, such as `ConvEncoder`; by default the stain is all that is seen.
+        A module with `channels` and a pyramid, such as `ConvEncoder`; without one, only the stain is read.
     """
 
     def __init__(self, config: AlignConfig, n_genes: int, encoder: nn.Module | None = None) -> None:
@@ -141,27 +123,27 @@ class AlignNetwork(nn.Module):
         elif config.spatial is not None:
             self.gene_head = head(config.spatial.dim, config)
             self.spatial = GeneMAE(config.spatial, config.n_spatial_genes)
-            for name, parameter in self.spatial.named_parameters():  # tokens are made before
+            for name, parameter in self.spatial.named_parameters():  # tokens are made beforehand
                 parameter.requires_grad_(not name.startswith(("gene_", "value_")))
         else:
-            msg = "Expected `spatial`, the sizes of the network to tune, for `gene_encoder='tuned'`, found None."
+            msg = "Expected `spatial`, the configuration to tune, for `gene_encoder='tuned'`, found None."
             raise ValueError(msg)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
 
     def encode_images(self, looks: Tensor, images: Tensor | None = None) -> Tensor:
-        """Embed what is seen around spots.
+        """Embed the images around spots.
 
         Parameters
         ----------
         looks
-            Stain of the middle and of the whole of each crop as z-scores, float32 (n, 2 * n_statistics).
+            Stain in the middle and over the whole of each crop as z-scores, float32 (n, 2 * n_statistics).
         images
             With an encoder, the crops: float32 (n, 3, size, size) in [0, 1], the size a multiple of 32.
 
         Returns
         -------
         Tensor
-            float32 (n, dim), of length one.
+            float32 (n, dim), unit vectors.
         """
         if self.encoder is None or self.image_norm is None or images is None:
             return F.normalize(self.image_head(looks), dim=1)
@@ -179,12 +161,12 @@ class AlignNetwork(nn.Module):
         Returns
         -------
         Tensor
-            float32 (n, dim), of length one.
+            float32 (n, dim), unit vectors.
         """
         return F.normalize(self.gene_head(values), dim=1)
 
     def encode_surroundings(self, tokens: Tensor, positions: Tensor, present: Tensor) -> Tensor:
-        """States (n, d) that the spatial network gives the spots in the middle of windows.
+        """Return the states (n, d) that the spatial network computes for the spots in the middle of windows.
 
         Parameters
         ----------
@@ -193,7 +175,7 @@ class AlignNetwork(nn.Module):
         positions
             float32 (n, size * size, 2), in units of the pitch.
         present
-            bool (n, size * size): sites that are occupied; the middle one is.
+            bool (n, size * size): occupied sites; the middle one always is.
         """
         parts = []
         for chunk in zip(*(part.split(self.config.chunk_size) for part in (tokens, positions, present)), strict=True):
@@ -220,7 +202,7 @@ class AlignNetwork(nn.Module):
 
 
 def head(n_inputs: int, config: AlignConfig) -> nn.Sequential:
-    """Two layers into the common space."""
+    """Make two layers that map into the common space."""
     return nn.Sequential(
         nn.Dropout(config.dropout),
         nn.Linear(n_inputs, config.hidden),
@@ -228,26 +210,3 @@ def head(n_inputs: int, config: AlignConfig) -> nn.Sequential:
         nn.Dropout(config.dropout),
         nn.Linear(config.hidden, config.dim),
     )
-
-
-def contrastive_loss(images: Tensor, genes: Tensor, scale: Tensor, alike: Tensor) -> Tensor:
-    """Symmetric InfoNCE: each image finds its expression among those of the batch, and the reverse.
-
-    Parameters
-    ----------
-    images, genes
-        Embeddings of length one, (n, dim).
-    scale
-        One over the temperature.
-    alike
-        bool (n, n): pairs that do not count as negatives. The diagonal is the positives whatever it says.
-
-    Returns
-    -------
-    Tensor
-        The loss, float32 ().
-    """
-    alike = alike & ~torch.eye(len(images), dtype=torch.bool, device=images.device)
-    scores = (scale * images @ genes.T).masked_fill(alike, -torch.inf)
-    truth = torch.arange(len(images), device=images.device)
-    return 0.5 * (F.cross_entropy(scores, truth) + F.cross_entropy(scores.T, truth))

@@ -1,18 +1,67 @@
-"""Named configurations: the network's sizes and the recipe that trains it."""
+"""Configurations: a network's sizes and the recipe that trains it."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from math import inf
+from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 MaskKind = Literal["genes", "sites", "regions", "mixture"]
 Scaling = Literal["zscore", "log"]
 TokenKind = Literal["bound", "additive"]
+Limits = dict[str, tuple[float, float]]
+SMALLEST_RATIO = 1e-6
 
 
 @dataclass(frozen=True)
-class Config:
-    """Sizes of the masked autoencoder and the settings it is trained with.
+class Recipe:
+    """What all configurations share: checks of their fields, conversion to JSON and back.
+
+    Each subclass declares `learning_rate`, `weight_decay`, `warmup` and `batch_size` after its own fields, since files
+    keep that order.
+    """
+
+    _limits: ClassVar[Limits] = {"warmup": (0, 1)}
+    """Lowest value and upper bound (excluded) of fields; by default integers start at 1, other numbers at 0."""
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if get_origin(kind) is Literal:
+                right, wanted = value in get_args(kind), f"one of {get_args(kind)}"
+            elif kind in (int, float):
+                low, end = self._limits.get(name, (int(kind is int), inf))
+                right = isinstance(value, int | kind) and not isinstance(value, bool) and low <= value < end
+                limits = f"of at least {low}" if end == inf else f"in [{low}, {end})"
+                wanted = f"{'an integer' if kind is int else 'a finite number'} {limits}"
+            else:
+                continue
+            if not right:
+                msg = f"Expected `{name}` to be {wanted}, found {value!r}."
+                raise ValueError(msg)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a plain dictionary (JSON-serialisable)."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Build a configuration from `to_dict`'s result; unknown fields are an error."""
+        known = {field.name for field in fields(cls)}
+        if unknown := set(values) - known:
+            msg = f"Unknown configuration fields {sorted(unknown)}; known are {sorted(known)}."
+            raise ValueError(msg)
+        return cls(**cls._from_json(values))
+
+    @classmethod
+    def _from_json(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Restore types that JSON does not have."""
+        return values
+
+
+@dataclass(frozen=True)
+class Config(Recipe):
+    """Sizes of the masked autoencoder and its training settings.
 
     Parameters
     ----------
@@ -21,33 +70,40 @@ class Config:
     encoder_layers, decoder_layers
         Number of transformer blocks.
     heads
-        Attention heads; `dim / heads` must be a multiple of 4 (rotary positions on two axes).
+        Number of attention heads; `dim / heads` must be a multiple of 4 (rotary positions on two axes).
     mlp_ratio
-        Width of a block's hidden layer over `dim`.
+        Width of a block's hidden layer relative to `dim`.
     token
-        `"bound"`: a site's token is the sum of value x gene embedding. `"additive"`: value embedding + gene
-        embedding, added separately, as in the paper.
+        A site's token is the sum over channels of value x gene embedding (`"bound"`), or of value embedding + gene
+        embedding (`"additive"`), as in the paper.
     scaling
-        What the network sees and predicts: `"zscore"`, each gene standardised within its slide, or `"log"`.
+        Expression that the network sees and predicts: `"zscore"`, each gene standardised within its slide, or
+        `"log"`.
     mask
         What is hidden in training: `"genes"` inside each spot, single `"sites"`, square `"regions"`, or `"mixture"`:
-        regions, and genes inside the spots that stay.
+        regions, and genes inside the remaining spots.
     site_ratio, gene_ratio
-        Share of the sites (sites, regions, mixture) and of a spot's channels (genes, mixture) that is hidden.
+        Hidden share of the sites (sites, regions, mixture) and of a spot's channels (genes, mixture).
     n_programs
-        Principal gene programs of the training slides that start the gene tables and judge the error; 0 for random
-        tables.
+        Number of principal gene programs of the training slides with which the gene tables start and in which the
+        error is measured; 0 for random tables.
     program_loss
-        Weight of the error in gene programs beside that of single genes.
+        Weight of the error in gene programs, relative to that of single genes.
     label_loss
-        Weight of the cross-entropy of expert labels, where patches have any.
+        Weight of the cross-entropy of expert labels, if the patches have any.
     anchor_loss
-        Weight of the squared distance to the states of the network that training goes on from, where there is one.
+        Weight of the squared distance to the states of the network that training starts from, if there is one.
     learning_rate, weight_decay, warmup
-        AdamW with linear warm-up over this share of the steps, then cosine decay.
+        AdamW with linear warm-up over a share `warmup` of the steps, then cosine decay.
     batch_size
-        Windows a step.
+        Windows per step.
     """
+
+    _limits: ClassVar[Limits] = Recipe._limits | {
+        "site_ratio": (SMALLEST_RATIO, 1),
+        "gene_ratio": (SMALLEST_RATIO, 1),
+        "n_programs": (0, inf),
+    }
 
     dim: int = 128
     encoder_layers: int = 4
@@ -69,6 +125,7 @@ class Config:
     batch_size: int = 16
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.dim % (4 * self.heads):
             msg = f"Expected `dim` to be a multiple of 4 x `heads`, found dim={self.dim}, heads={self.heads}."
             raise ValueError(msg)
@@ -78,24 +135,6 @@ class Config:
         if self.program_loss and not self.n_programs:
             msg = "Expected `n_programs` above 0 for a `program_loss`, found 0."
             raise ValueError(msg)
-        for name in ("site_ratio", "gene_ratio"):
-            value = getattr(self, name)
-            if not 0 < value < 1:
-                msg = f"Expected `{name}` between 0 and 1 (both excluded), found {value}."
-                raise ValueError(msg)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a plain dictionary (JSON-serialisable)."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Config:
-        """Build a configuration from `to_dict`'s result; unknown fields are an error."""
-        known = {field.name for field in fields(cls)}
-        if unknown := set(values) - known:
-            msg = f"Unknown configuration fields {sorted(unknown)}; known are {sorted(known)}."
-            raise ValueError(msg)
-        return cls(**values)
 
 
 CONFIGS: dict[str, Config] = {
@@ -121,7 +160,7 @@ CONFIGS: dict[str, Config] = {
 
 
 def get_config(config: str | Config) -> Config:
-    """Resolve a name of `CONFIGS`, or pass a `Config` through."""
+    """Return the configuration of a name in `CONFIGS`, or a `Config` as it is."""
     if isinstance(config, Config):
         return config
     if config not in CONFIGS:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass
+from math import inf
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stimg.nn._config import Limits, Recipe
 from stimg.nn._encoder import ChannelNorm, ConvEncoder
 from stimg.nn._stain import StainStatistics
 
@@ -19,36 +21,38 @@ STAIN_BOUND = 3.0  # standard deviations of a slide's spots
 
 
 @dataclass(frozen=True)
-class DenseConfig:
-    """Sizes of the dense network and the settings it is trained with.
+class DenseConfig(Recipe):
+    """Sizes of the dense network and its training settings.
 
     Parameters
     ----------
     dim
-        Channels of the dense map before the gene head.
+        Channels of the dense map before the gene head, a multiple of 4.
     aggregation
         How the map is read inside a spot: its `"mean"` over the spot's area, or its `"sum"` in units of the training
-        spots' area, as PixNet has it.
+        spots' area, as in PixNet.
     likelihood
-        Loss of a spot: the mean squared error of standardised log-normalised expression (`"gaussian"`, as PixNet), or
-        the negative log likelihood of its counts, given its total, under a `"negative_binomial"` with one dispersion a
-        gene.
+        Loss of a spot: the mean squared error of standardised log-normalised expression (`"gaussian"`, as in PixNet),
+        or the negative log likelihood of its counts, given its total, under a `"negative_binomial"` distribution with
+        one dispersion per gene.
     pearson_loss
-        Weight of one minus the correlation over the batch beside it (PixNet: 0.5).
+        Weight of one minus the correlation over the batch, relative to that loss (PixNet: 0.5).
     n_programs
-        Principal gene programs of the training spots that start the gene head; 0 for a random one.
+        Number of principal gene programs of the training spots with which the gene head starts; 0 for a random head.
     group_sizes
-        Spots are trained on singly and, where counts can be summed, in groups within so many pitches; each entry is a
-        radius, drawn with equal probability.
+        Radii in pitches, drawn with equal probability: training is on groups of spots within that radius, whose counts
+        are summed, or at 0 on single spots.
     dropout
         Share of the map's channels that is hidden at each training step.
     colour_jitter
         Standard deviation of random changes of each channel's optical density.
     learning_rate, weight_decay, warmup
-        AdamW with linear warm-up over this share of the steps, then cosine decay.
+        AdamW with linear warm-up over a share `warmup` of the steps, then cosine decay.
     batch_size
-        Crops a step.
+        Crops per step.
     """
+
+    _limits: ClassVar[Limits] = Recipe._limits | {"dropout": (0, 1), "n_programs": (0, inf)}
 
     dim: int = 64
     aggregation: Aggregation = "mean"
@@ -64,43 +68,29 @@ class DenseConfig:
     batch_size: int = 8
 
     def __post_init__(self) -> None:
-        if self.aggregation not in ("sum", "mean"):
-            msg = f"Expected `aggregation` to be 'sum' or 'mean', found {self.aggregation!r}."
+        super().__post_init__()
+        if not self.group_sizes or not all(0 <= size < inf for size in self.group_sizes):
+            msg = f"Expected `group_sizes` to hold at least one radius, each of at least 0, found {self.group_sizes}."
             raise ValueError(msg)
-        if self.likelihood not in ("gaussian", "negative_binomial"):
-            msg = f"Expected `likelihood` to be 'gaussian' or 'negative_binomial', found {self.likelihood!r}."
-            raise ValueError(msg)
-        if not self.group_sizes or min(self.group_sizes) < 0:
-            msg = f"Expected `group_sizes` of at least one radius of 0 or more, found {self.group_sizes}."
-            raise ValueError(msg)
-        if not 0 <= self.dropout < 1:
-            msg = f"Expected `dropout` in [0, 1), found {self.dropout}."
+        if self.dim % FusionBlock.heads:
+            msg = f"Expected `dim` to be a multiple of {FusionBlock.heads}, found {self.dim}."
             raise ValueError(msg)
         if self.n_programs > self.dim:
             msg = f"Expected `n_programs` of at most `dim`={self.dim}, found {self.n_programs}."
             raise ValueError(msg)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a plain dictionary (JSON-serialisable)."""
-        return asdict(self)
-
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> DenseConfig:
-        """Build a configuration from `to_dict`'s result; unknown fields are an error."""
-        known = {field.name for field in fields(cls)}
-        if unknown := set(values) - known:
-            msg = f"Unknown configuration fields {sorted(unknown)}; known are {sorted(known)}."
-            raise ValueError(msg)
-        return cls(**{**values, "group_sizes": tuple(values.get("group_sizes", cls.group_sizes))})
+    def _from_json(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {**values, "group_sizes": tuple(values.get("group_sizes", cls.group_sizes))}
 
 
 class FusionBlock(nn.Module):
-    """Refine the encoder's map of a level and mix it with the coarser level's by attention between the two.
+    """Refine the encoder's map of a level and mix it with that of the coarser level by attention between the two.
 
     After PixNet's separable attention fusion (arXiv 2503.01347): depthwise convolution with SiLU, norm and residual;
     queries, keys and values by 1 x 1 convolutions. Here each pixel attends over its two sources (the level's own
-    feature and what comes from below), with several heads, instead of over all pixels: no seam between windows, and
-    time that grows with the area alone.
+    feature and that of the coarser level), with several heads, instead of over all pixels: no seams between
+    windows, and time proportional to the area.
     """
 
     heads = 4
@@ -147,9 +137,8 @@ class Upsample(nn.Module):
 class DenseNetwork(nn.Module):
     """Encoder pyramid, decoder to a map at a quarter of the image's resolution, and a gene-indexed head.
 
-    The map's channels are the decoder's, and beside them `StainStatistics`. The head is linear, so that a spot's
-    expression is the head applied to the mean of the map's channels over the spot: maps of all genes are only made
-    when they are asked for.
+    The map's channels are those of the decoder and `StainStatistics`. The head is linear, so that a spot's expression
+    is the head applied to the mean of the map's channels over the spot; gene maps are made only on request.
 
     Parameters
     ----------
@@ -197,9 +186,9 @@ class DenseNetwork(nn.Module):
                 self.head.weight[:, : len(programs)] = programs.T
 
     def start_from_stain(self, weight: Tensor, bias: Tensor) -> None:
-        """Set the regression on stain statistics (n_genes, n_statistics), which stays, and its bias (n_genes,).
+        """Set the regression on stain statistics (n_genes, n_statistics), which stays fixed, and its bias (n_genes,).
 
-        The decoder starts at nothing, so that training begins with the regression and adds to it.
+        The decoder starts from zero, so that training begins with the regression and adds to it.
         """
         self.stain_weight.copy_(weight)
         with torch.no_grad():
@@ -233,8 +222,8 @@ class DenseNetwork(nn.Module):
     def statistics(self, images: Tensor, slide: Tensor) -> Tensor:
         """Stain statistics of images in [0, 1], standardised within each image's slide and bounded.
 
-        A single place differs from the slide's mean far more than any whole spot does, and expression does not grow
-        beyond all bounds with it: a regression learned on spots is sharper on small places with bounded statistics.
+        A single pixel can differ from the slide's mean far more than any whole spot does, and expression does not grow
+        in proportion: bounded statistics make a regression that was learned on spots sharper on small areas.
         """
         mean, sd = slide[..., None, None].unbind(1)
         return STAIN_BOUND * torch.tanh((self.stain(images) - mean) / (sd * STAIN_BOUND))
@@ -264,8 +253,8 @@ class DenseNetwork(nn.Module):
         features
             From `features`, shape (n, channels, h, w).
         footprints
-            Sparse, shape (n_shapes, n * h * w): weight of each pixel of the map in each shape. Rows of weights that
-            sum to one give the mean, areas over the area of a training spot the sum.
+            Sparse, shape (n_shapes, n * h * w): weight of each pixel of the map in each shape. Rows that sum to one
+            give the mean; areas divided by the area of a training spot give the sum.
 
         Returns
         -------

@@ -45,12 +45,12 @@ class ConvBlock(nn.Module):
 
 
 class ConvEncoder(nn.Module):
-    """The bundled encoder `"stimg-conv"`: four stages at strides 4, 8, 16 and 32, trained from nothing.
+    """The bundled encoder `"stimg-conv"`: four stages at strides 4, 8, 16 and 32, trained from scratch.
 
     Attributes
     ----------
     channels, strides
-        Of the pyramid, finest level first.
+        Channels and strides of the pyramid, finest level first.
     """
 
     channels = CONV_CHANNELS
@@ -90,25 +90,25 @@ class ConvEncoder(nn.Module):
 
 
 class ForeignEncoder(nn.Module):
-    """Another encoder, such as a pathology foundation model, behind the same door as `ConvEncoder`.
+    """Another encoder, such as a pathology foundation model, with the interface of `ConvEncoder`.
 
-    Whatever it gives (a pyramid of maps, one map, or the tokens of a vision transformer) becomes the coarse levels; a
-    light convolutional branch of its own adds a map at stride 4, since patches of 14 or 16 pixels lack that detail.
+    Its output (a pyramid of maps, one map, or the tokens of a vision transformer) becomes the coarse levels; a light
+    convolutional branch adds a map at stride 4, since patches of 14 or 16 pixels lack that detail.
 
     Parameters
     ----------
     encoder
         A `torch.nn.Module` whose `forward` takes images (n, 3, height, width) in [0, 1], or an object with
-        `encode_image_dense` that returns `(class token, patch tokens)`, as lazyslide-models has them. Of its
-        `get_transform()` the steps with `mean` and `std` are applied; a dense map allows no resizing or cropping, but
-        sides are brought to a multiple of `patch_size`.
+        `encode_image_dense` that returns `(class token, patch tokens)`, as in lazyslide-models. The `mean` and `std`
+        of its `get_transform()` are applied, but no resizing or cropping, which would distort a dense map; sides are
+        rounded to a multiple of `patch_size`.
     tuned
-        Train the encoder too (modules only).
+        Train the encoder as well (modules only).
 
     Raises
     ------
     TypeError
-        The object has neither door, or gives something else.
+        The object has neither interface, or returns something else.
     """
 
     def __init__(self, encoder: Any, *, tuned: bool = False) -> None:
@@ -146,28 +146,28 @@ class ForeignEncoder(nn.Module):
         )
 
     def _maps(self, images: Tensor) -> list[Tensor]:
-        """Whatever the encoder gives, as maps (n, channels, h, w)."""
+        """Return the encoder's output as maps (n, channels, h, w)."""
         sides = [max(1, round(side / self.patch)) * self.patch for side in images.shape[-2:]]
         if sides != list(images.shape[-2:]):
             images = F.interpolate(images, sides, mode="bilinear", align_corners=False, antialias=True)
         images = (images - self.mean) / self.std
         if self._dense is not None:
-            given = self._dense(images)[1].clone()  # made without gradients, in inference mode
+            found = self._dense(images)[1].clone()  # made without gradients, in inference mode
         else:
-            given = self.network(images)  # type: ignore[misc]
-        given = list(given) if isinstance(given, tuple | list) else [given]
-        if all(isinstance(one, Tensor) and one.ndim == 4 for one in given):
-            return given
-        if len(given) == 1 and isinstance(given[0], Tensor) and given[0].ndim == 3:
-            tokens = given[0]
+            found = self.network(images)  # type: ignore[misc]
+        maps = list(found) if isinstance(found, tuple | list) else [found]
+        if all(isinstance(one, Tensor) and one.ndim == 4 for one in maps):
+            return maps
+        if len(maps) == 1 and isinstance(maps[0], Tensor) and maps[0].ndim == 3:
+            tokens = maps[0]
             side = math.isqrt(tokens.shape[1])  # class and register tokens, fewer than 2 side + 1, come first
             return [tokens[:, tokens.shape[1] - side**2 :].transpose(1, 2).unflatten(2, (side, side))]
-        found = [tuple(one.shape) if isinstance(one, Tensor) else type(one).__name__ for one in given]
-        msg = f"Expected `encoder` to give maps (n, channels, h, w) or tokens (n, tokens, channels), found {found}."
+        found = [tuple(one.shape) if isinstance(one, Tensor) else type(one).__name__ for one in maps]
+        msg = f"Expected `encoder` to return maps (n, channels, h, w) or tokens (n, tokens, channels), found {found}."
         raise TypeError(msg)
 
     def train(self, mode: bool = True) -> ForeignEncoder:
-        """Switch to training; a frozen encoder stays as it is."""
+        """Switch to training mode; a frozen encoder stays in evaluation mode."""
         super().train(mode)
         if self.network is not None and not self.tuned:
             self.network.eval()
@@ -181,16 +181,16 @@ class ForeignEncoder(nn.Module):
 
 
 def get_encoder(encoder: Any, *, tuned: bool = False) -> nn.Module:
-    """Resolve an encoder: `"stimg-conv"`, a foundation model's name in lazyslide-models, a module or an object.
+    """Return an encoder: `"stimg-conv"`, a foundation model's name in lazyslide-models, a module or an object.
 
     Raises
     ------
     ModuleNotFoundError
-        The name is that of a foundation model, and lazyslide-models is not installed.
+        The name may be that of a foundation model, but lazyslide-models is not installed.
     ValueError
-        No encoder of that name.
+        No encoder has that name.
     TypeError
-        The object gives no dense features.
+        The object returns no dense features.
     """
     if isinstance(encoder, ConvEncoder | ForeignEncoder):
         return encoder

@@ -20,7 +20,7 @@ def draw_hidden(
     present
         bool, shape (batch, sites): the site holds an observation. `sites` is a square number (a square window).
     channel_mask
-        bool, shape (batch, channels): the channel is a gene and not padding.
+        bool, shape (batch, channels): the channel is a gene, not padding.
     config
         Gives `mask`, `site_ratio` and `gene_ratio`.
     generator
@@ -30,17 +30,20 @@ def draw_hidden(
     -------
     Tensor
         bool, shape (batch, sites, channels). A site whose channels are all hidden is not shown to the encoder. At
-        least one site of every window stays visible.
+        least one site of every window stays visible: where chance hides all of them, the first site that no region
+        hides is shown whole.
     """
-    batch, sites = present.shape
-    hidden = torch.zeros(batch, sites, channel_mask.shape[1], dtype=torch.bool, device=present.device)
+    real = present[..., None] & channel_mask[:, None, :]
+    open_sites, hidden = present, torch.zeros_like(real)
     if config.mask != "genes":
-        side = 1 if config.mask == "sites" else None
-        hidden |= _draw_sites(present, config.site_ratio, side, generator)[..., None]
+        closed = _draw_sites(present, config.site_ratio, 1 if config.mask == "sites" else None, generator)
+        open_sites, hidden = present & ~closed, real & closed[..., None]
     if config.mask in ("genes", "mixture"):
-        noise = torch.rand(hidden.shape, generator=generator).to(present.device)
-        hidden |= noise < config.gene_ratio
-    return hidden & present[..., None] & channel_mask[:, None, :]
+        noise = torch.rand(real.shape, generator=generator).to(present.device)
+        hidden |= real & (noise < config.gene_ratio)
+    blind = ~(real & ~hidden).flatten(1).any(1)
+    hidden[blind, open_sites.int().argmax(1)[blind]] = False
+    return hidden
 
 
 def _draw_sites(present: Tensor, ratio: float, side: int | None, generator: torch.Generator | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the stain of H&E looks like around each place."""
+"""Local statistics of the stain of H&E."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MAP_STRIDE = 4
-# Pixels of the map: at 2 um a pixel of the image 24, 104 and 200 um.
-STAIN_WIDTHS = (3, 13, 25)
+STAIN_WIDTHS = (3, 13, 25)  # pixels of the map: 24, 104 and 200 um at 2 um per pixel of the image
 TEXTURE_SCALES = (1, 2, 4)  # pixels of the image
 WIDE_WEIGHT = 0.3
 
 
 class StainStatistics(nn.Module):
-    """What the stain looks like around each place, standardised within the slide.
+    """Statistics of the stain around each pixel of the map.
 
-    Mean and deviation of each channel's optical density at several widths, and over the narrowest and the widest, how
-    much each channel changes from pixel to pixel at several scales (nuclei, fibres). Much of a spot's expression can be
-    told from these, and a few hundred spots are enough to learn it; that they are compared with the slide's other spots
-    takes most of the differences between laboratories' stains away (as AdaBN does with a network's features, arXiv
+    Mean and standard deviation of each channel's optical density over several widths; and over the narrowest and the
+    widest, how much each channel changes from pixel to pixel at several scales (nuclei, fibres). They predict much of a
+    spot's expression, and a few hundred spots are enough to learn that. Comparing them with the slide's other spots
+    removes most of the differences between laboratories' stains (as AdaBN does with a network's features, arXiv
     1603.04779).
 
     Attributes
@@ -27,8 +26,8 @@ class StainStatistics(nn.Module):
     channels
         Number of statistics.
     weights
-        float32 (channels,): 1 for the narrowest, less for those of wider surroundings. A penalised regression on
-        statistics times weights prefers what lies near, so that the map is as sharp as the spots allow.
+        float32 (channels,): 1 for the narrowest width, less for wider ones. A penalised regression on statistics times
+        weights prefers what is near, so that the map is as sharp as the spots allow.
     """
 
     channels = 3 * 2 * len(STAIN_WIDTHS) + 3 * 2 * len(TEXTURE_SCALES)
@@ -56,7 +55,7 @@ class StainStatistics(nn.Module):
 
 
 def mean_around(x: Tensor, width: int) -> Tensor:
-    """Mean of the `width` x `width` pixels around each, of those inside."""
+    """Mean of the `width` x `width` pixels around each pixel, of those inside the image."""
     half = width // 2
     rows = F.avg_pool2d(x, (width, 1), 1, (half, 0), count_include_pad=False)
     return F.avg_pool2d(rows, (1, width), 1, (0, half), count_include_pad=False)

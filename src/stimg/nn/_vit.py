@@ -75,7 +75,7 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(config.dim)
 
     def forward(self, x: Tensor, positions: Tensor, valid: Tensor) -> Tensor:
-        """Map tokens (batch, tokens, dim); only `valid` ones (batch, tokens) are passed, the others' rows are zero."""
+        """Map tokens (batch, tokens, dim); only `valid` ones (batch, tokens) are read, the rows of others are zero."""
         order = (~valid).to(torch.uint8).argsort(dim=1, stable=True)[:, : max(int(valid.sum(1).max()), 1)]
         index = order[..., None].expand(-1, -1, x.shape[-1])
         valid = valid.gather(1, order)
@@ -102,7 +102,7 @@ class GeneMAE(nn.Module):
     n_genes
         Size of the vocabulary.
     n_labels
-        Number of expert labels that the network is also trained to tell apart; 0 for none.
+        Number of expert labels that the network also learns to predict; 0 for none.
     """
 
     programs: Tensor
@@ -127,7 +127,7 @@ class GeneMAE(nn.Module):
             self.label_head = nn.Linear(config.dim, n_labels)
 
     def input_layer(self, genes: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Weight and offset of `genes` (...), each (..., dim), the offset `None` where there is none.
+        """Weight and offset of `genes` (...), each (..., dim); without offsets, `None`.
 
         A channel adds `value * weight + offset` to its token.
         """
@@ -136,7 +136,7 @@ class GeneMAE(nn.Module):
 
     @staticmethod
     def token_scale(n_channels: Tensor) -> Tensor:
-        """Factor that brings a sum over `n_channels` visible channels to a token."""
+        """Factor that turns a sum over `n_channels` visible channels into a token."""
         return REFERENCE_CHANNELS**0.5 / n_channels.clamp(min=1)
 
     def tokens(self, expression: Tensor, genes: Tensor, shown: Tensor) -> Tensor:
@@ -163,7 +163,7 @@ class GeneMAE(nn.Module):
 
     @torch.no_grad()
     def judge_by_programs(self, loadings: Tensor, variance: Tensor) -> None:
-        """Set the gene programs whose error is part of the loss; see `start_from_programs`."""
+        """Set the gene programs whose error is part of the loss, as for `start_from_programs`."""
         count = min(self.programs.shape[1], loadings.shape[1])
         self.programs.zero_()[:, :count] = loadings[:, :count]
         self.program_variance.fill_(1)[:count] = variance[:count]
@@ -175,7 +175,7 @@ class GeneMAE(nn.Module):
         Parameters
         ----------
         loadings
-            float32 (n_genes, k): orthonormal columns, by falling variance.
+            float32 (n_genes, k): orthonormal columns, sorted by decreasing variance.
         variance
             float32 (k,): variance of the scores along each.
         """
@@ -194,10 +194,10 @@ class GeneMAE(nn.Module):
         Parameters
         ----------
         other
-            Of the same configuration. Its gene programs and labels are left behind: they are of other slides.
+            A network of the same configuration. Its gene programs and labels are left out: they belong to other slides.
         rows
-            int64 (n_genes,): row of every gene in the other's tables, -1 where it has none. Such genes add nothing to
-            tokens, and are predicted at their mean, until training changes that.
+            int64 (n_genes,): row of every gene in the other network's tables, -1 for genes that it lacks. Those add
+            nothing to tokens and are predicted as their mean until training changes that.
         """
         mine = self.state_dict()
         known = rows >= 0
@@ -208,7 +208,7 @@ class GeneMAE(nn.Module):
                 mine[name].copy_(value)
 
     def without_genes(self) -> GeneMAE:
-        """Return a copy without the tables of genes: what turns tokens into states."""
+        """Return a copy without the gene tables, which turns tokens into states."""
         light = GeneMAE(self.config, 0)
         light.start_from(self, torch.zeros(0, dtype=torch.int64))
         return light.eval()
@@ -216,8 +216,8 @@ class GeneMAE(nn.Module):
     def program_error(self, residual: Tensor, genes: Tensor, count: Tensor) -> Tensor:
         """Mean squared error of gene program scores, estimated from the `count` (batch, sites, 1) judged entries.
 
-        Single genes are mostly noise; summed along a program it averages out. Scores are divided by the variance
-        that a score of that many genes has, signal and sampling noise together. The `residual` of others is zero.
+        Single genes are mostly noise, which averages out along a program. Squared errors are divided by the variance of
+        a score of that many genes, signal and sampling noise together. The `residual` of other entries is zero.
         """
         share = count.clamp(min=1) / len(self.programs)
         score = residual @ self.programs[genes] / share
@@ -226,7 +226,7 @@ class GeneMAE(nn.Module):
         return error.masked_fill(~seen, 0).sum() / seen.sum().clamp(min=1)
 
     def label_error(self, states: Tensor, labels: Tensor, choice: Tensor) -> Tensor:
-        """Cross-entropy of `labels` (batch, sites), -1 for none, among each window's `choice` (batch, n_labels)."""
+        """Cross-entropy of `labels` (batch, sites), -1 for none, over each window's `choice` (batch, n_labels)."""
         scores = self.label_head(states).float().masked_fill(~choice[:, None], -torch.inf)
         known = labels >= 0
         return F.cross_entropy(scores[known], labels[known], reduction="sum") / known.sum().clamp(min=1)
@@ -240,9 +240,9 @@ class GeneMAE(nn.Module):
     def forward(self, batch: dict[str, Tensor], hidden: Tensor, anchor: GeneMAE | None = None) -> Output:
         """Predict the `hidden` entries (batch, sites, channels) of a batch from the rest.
 
-        The loss is the mean squared error over hidden entries of present sites and real channels, plus the error in
-        gene programs and the cross-entropy of expert labels as far as the configuration weighs them, and the squared
-        distance to the states of an `anchor` that nothing is hidden from.
+        The loss is the mean squared error over hidden entries of present sites and real channels, plus, as weighted by
+        the configuration, the error in gene programs, the cross-entropy of expert labels, and the squared distance to
+        the states of an `anchor` from which nothing is hidden.
         """
         present, genes = batch["present"], batch["genes"]
         real = present[..., None] & batch["channel_mask"][:, None, :]

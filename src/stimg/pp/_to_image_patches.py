@@ -11,7 +11,6 @@ from scipy import sparse
 from scipy.stats import rankdata
 
 from stimg import _keys
-from stimg._apply._tokens import get_model
 from stimg._input._checks import (
     check_choice,
     check_embedding,
@@ -146,6 +145,8 @@ def to_image_patches(
     from stimg._apply._surroundings import read_surroundings
     from stimg._data._image_patches import ImagePatchDataset
     from stimg._image._place import read_image_slide
+    from stimg.models import Model
+    from stimg.models._given import given_model
 
     check_positive_int("size", size)
     check_positive_int("n_genes", n_genes)
@@ -167,7 +168,7 @@ def to_image_patches(
             check_embedding(table, use_rep)
         if spatial_model is not None:
             check_obsm(table, lattice_key, advice="Run `stimg.pp.to_lattice(adata)` first.")
-    network = None if spatial_model is None else get_model(spatial_model, argument="spatial_model")
+    network = None if spatial_model is None else given_model(Model, spatial_model, "spatial_model")
     counts = [
         check_expression(get_layer(table, layer), "counts", name=f"layers[{layer!r}]" if layer else "X")
         for table in tables

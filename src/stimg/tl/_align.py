@@ -108,7 +108,7 @@ def align(
     from stimg._train._align import AlignModule
     from stimg._train._loop import EpochSampler, fit_module, training_seconds
     from stimg.models import AlignmentModel
-    from stimg.models._model import HISTORY_COLUMNS
+    from stimg.models._trained_model import HISTORY_COLUMNS
     from stimg.nn import AlignConfig, AlignNetwork, get_encoder
     from stimg.tl._train_expression import hold_out
 

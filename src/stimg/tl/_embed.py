@@ -123,7 +123,8 @@ def embed(
     """
     from stimg._apply._embedding import embed_table
     from stimg._apply._run_windows import check_stride
-    from stimg._apply._tokens import get_model
+    from stimg.models import Model
+    from stimg.models._given import given_model
 
     check_choice("readout", readout, ("encoder", "decoder"))
     for name, value in (("stride", stride), ("batch_size", batch_size)):
@@ -135,7 +136,7 @@ def embed(
     device = resolve_device(device, here=client is None)
     given = list(adata) if isinstance(adata, list | tuple) else [adata]
     tables = distinct_tables(given, table_key, copy=copy)
-    model = get_model(model)
+    model = given_model(Model, model)
     check_stride(model, stride)
     for table in tables:
         read_lattice(table, lattice_key)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stimg._apply._tokens import get_model
 from stimg._input._checks import check_choice, check_made_by, check_training, checked
 from stimg._slide._genes import vocabulary_rows
 
@@ -111,10 +110,12 @@ def pretrain(
     import torch
 
     from stimg._data import PatchDataset
+    from stimg.models import Model
+    from stimg.models._given import given_model
     from stimg.nn import get_config
 
     check_made_by("patches", patches, PatchDataset, "stimg.pp.to_patches")
-    start = None if init is None else get_model(init, argument="init")
+    start = None if init is None else given_model(Model, init, "init")
     config = get_config(config or "tiny") if start is None else _continued_config(config, start)
     check_choice("unit", unit, ("patch", "spot", "slide"))
     check_training(device, max_epochs, val_fraction, resume)
@@ -241,7 +242,7 @@ def _make_model(
 
     from stimg import __version__
     from stimg.models import Model
-    from stimg.models._model import HISTORY_COLUMNS
+    from stimg.models._trained_model import HISTORY_COLUMNS
 
     card = {
         "name": name,

@@ -74,12 +74,13 @@ def reconstruct(
     """
     from stimg._apply._reconstruction import reconstruct_table
     from stimg._apply._run_windows import check_stride
-    from stimg._apply._tokens import get_model
+    from stimg.models import Model
+    from stimg.models._given import given_model
 
     device = resolve_device(device)
     table = resolve_table(adata, table_key, copy=copy)
     mask = _hidden_mask(table, hidden)
-    model = get_model(model)
+    model = given_model(Model, model)
     check_stride(model, stride)
     options: dict[str, Any] = {"layer": layer, "scale": scale, "lattice_key": lattice_key}
     values, record = reconstruct_table(table, model, mask, stride=stride, device=device, **options)

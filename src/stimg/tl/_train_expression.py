@@ -190,7 +190,7 @@ def _make_model(
 
     from stimg import __version__
     from stimg.models import ExpressionModel
-    from stimg.models._model import HISTORY_COLUMNS
+    from stimg.models._trained_model import HISTORY_COLUMNS
 
     card = {
         "name": name,
