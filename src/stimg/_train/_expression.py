@@ -12,7 +12,7 @@ from scipy import sparse
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from stimg._image._footprints import disk_footprints
+from stimg._image._footprints import as_tensor, disk_footprints
 from stimg._train._loop import TrainingModule
 from stimg.nn import DenseConfig, DenseNetwork
 from stimg.nn._stain import MAP_STRIDE
@@ -255,14 +255,6 @@ def uncorrelated(predicted: Tensor, truth: Tensor) -> Tensor:
     judged = (known.sum(0) > 2) & (norms[1] > 1e-8)
     pearson = product / (norms[0] * norms[1] + 1e-8).sqrt()
     return ((1 - pearson) * judged).sum() / judged.sum().clamp(min=1)
-
-
-def as_tensor(matrix: sparse.csr_array) -> Tensor:
-    """Return a sparse float32 tensor; its gradient flows to what it is multiplied with."""
-    coo = matrix.tocoo()
-    place = torch.from_numpy(np.stack([coo.row, coo.col]).astype(np.int64))
-    values = torch.from_numpy(coo.data.astype(np.float32))
-    return torch.sparse_coo_tensor(place, values, matrix.shape, check_invariants=False).coalesce()
 
 
 def standard_targets(patches: ImagePatchDataset, n_programs: int) -> tuple[Tensor, Tensor, Tensor]:
