@@ -34,11 +34,10 @@ from scipy import sparse
 
 import stimg
 from stimg._image._footprints import disk_footprints
-from stimg._image._place import read_image_slide
+from stimg._image._place import ImageSource, place_on_image
 from stimg.nn import DenseConfig
 
 KEY = "stimg_image"
-UM = {"spatial_key": "spatial", "library_id": None, "image_key": None, "table_key": None}
 CONFIGS = {
     "stimg, mean (default)": DenseConfig(),
     "stimg, sum": DenseConfig(aggregation="sum"),
@@ -61,9 +60,8 @@ class Places:
 
 def crops_at(places: Places, scale: float) -> torch.Tensor:
     """Crops of 192 um times `scale` around places, brought to the same number of pixels."""
-    place = read_image_slide(
-        places.slide, places.image, mpp=MPP, image_mpp=places.image_mpp, diameter_um=1.0, name="slide", **UM
-    )
+    source = ImageSource(places.image, places.image_mpp, 1.0, "spatial", None, None, None)
+    place = place_on_image(places.slide, source, mpp=MPP)
     half = CROP / 2 * MPP * scale
     crops = [place.image.read(y - half, x - half, (CROP, CROP), MPP * scale) for y, x in places.centres]
     return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous()
@@ -71,9 +69,8 @@ def crops_at(places: Places, scale: float) -> torch.Tensor:
 
 def grid_of(places: Places, genes: np.ndarray) -> anndata.AnnData:
     """Observations at the places, without counts."""
-    place = read_image_slide(
-        places.slide, places.image, mpp=MPP, image_mpp=places.image_mpp, diameter_um=1.0, name="slide", **UM
-    )
+    source = ImageSource(places.image, places.image_mpp, 1.0, "spatial", None, None, None)
+    place = place_on_image(places.slide, source, mpp=MPP)
     empty = sparse.csr_matrix((len(places.centres), len(genes)), dtype=np.float32)
     grid = anndata.AnnData(empty, var=pd.DataFrame(index=genes), uns=places.slide.uns)
     grid.obsm["spatial"] = places.centres[:, ::-1] / place.um_per_unit

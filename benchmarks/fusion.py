@@ -34,7 +34,8 @@ import stimg
 from stimg._apply._run_windows import run_windows
 from stimg._apply._tokens import match_slides, site_tokens
 from stimg._data._image_patches import ImageSlide
-from stimg._data._spot_crops import read_crop, stain_inputs, z_scores
+from stimg._data._spot_crops import stain_inputs, z_scores
+from stimg._image._crops import read_crop
 from stimg.models import Model
 from stimg.nn import draw_hidden
 
@@ -53,7 +54,8 @@ def image_values(slide: ImageSlide, kind: str) -> np.ndarray:
     size = int(np.ceil(slide.diameter_um / MPP))
     rows, cols = np.mgrid[:size, :size] - (size - 1) / 2
     disk = np.hypot(rows, cols) * MPP <= slide.diameter_um / 2
-    crops = [read_crop(slide.image, centre, size, MPP, True)[disk] for centre in slide.centres]
+    corners = slide.centres - size / 2 * MPP
+    crops = [read_crop(slide.image, corner, size, MPP, stain_normalise=True)[:, disk].T.numpy() for corner in corners]
     return z_scores(np.array([-np.log((crop.astype(float) + 1) / 256).mean(0) for crop in crops]))
 
 

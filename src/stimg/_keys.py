@@ -29,3 +29,8 @@ STEP_PREDICT: Final = "predict_expression"
 STEP_ALIGN: Final = "embed_pairs"
 STEP_RETRIEVE: Final = "retrieve_expression"
 EXPRESSION_MAP: Final = "expression_map"
+
+
+def map_key(layer: str) -> str:
+    """Name of the dense map that was predicted together with a layer."""
+    return EXPRESSION_MAP if layer == IMAGE_EXPRESSION else f"{layer}_map"

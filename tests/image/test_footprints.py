@@ -6,7 +6,7 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stimg._image._footprints import box_footprints, disk_footprints, polygon_footprints
+from stimg._image._footprints import disk_footprints, polygon_footprints
 
 SHAPE = (12, 15)
 # GEOS loses parts of polygons with subnormal coordinates.
@@ -38,15 +38,6 @@ def test_disk_is_the_limit_of_polygons(centre, radius):
     polygon = polygon_footprints([circle], SHAPE).toarray()
     assert np.abs(disk - polygon).max() < 1e-4
     assert (disk >= 0).all() and (disk <= 1).all()
-
-
-@settings(deadline=None, max_examples=60)
-@given(place, size)
-def test_box_equals_its_polygon(centre, side):
-    y, x = centre
-    box = shapely.box(x - side / 2, y - side / 2, x + side / 2, y + side / 2)
-    found = box_footprints(np.array([centre]), side, SHAPE).toarray()
-    assert np.abs(found - polygon_footprints([box], SHAPE).toarray()).max() < 1e-9
 
 
 def test_whole_disks_have_their_area_and_each_its_own_radius():

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from stimg._image._files import file_mpp
-from stimg._image._slide_image import REFERENCE_STAIN, SlideImage, normalise_stain, open_image, optical_density
+from stimg._image._slide_image import SlideImage, open_image
+from stimg._image._stain import REFERENCE_STAIN, normalise_stain, optical_density
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (60, 80, 3), dtype=np.uint8)

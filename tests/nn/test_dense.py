@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from stimg._image._footprints import disk_footprints
-from stimg._train._expression import as_tensor
+from stimg._image._footprints import as_tensor, disk_footprints
 from stimg.nn import DenseConfig, DenseNetwork
 
 CONFIG = DenseConfig(dim=16, n_programs=4)

@@ -1,9 +1,12 @@
 """Figures of expression predicted from H&E."""
 
+import anndata as ad
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
+from scipy import sparse
 
 import stimg
 
@@ -56,6 +59,47 @@ def test_an_image_can_be_given(slide):
     image = np.zeros((50, 60, 3), np.uint8)
     drawn = stimg.pl.expression_map(slide, "Gene0", image=image, image_scale=0.1)[0, 0].images[0]
     assert drawn.get_extent() == [0, 600, 500, 0]
+
+
+def test_an_image_known_by_its_path_is_drawn(slide, tmp_path):
+    entry = slide.uns["spatial"]["histology"]
+    pixels = entry["images"].pop("hires")
+    wide = np.kron(pixels, np.ones((1, 5, 1), np.uint8))
+    Image.fromarray(wide).save(tmp_path / "biopsy.png")
+    entry["metadata"] = {"source_image_path": str(tmp_path / "biopsy.png")}
+    drawn = stimg.pl.expression_map(slide, "Gene0")[0, 0].images[0]
+    assert wide.shape[1] > 2000 >= drawn.get_array().shape[1]
+    assert np.allclose(drawn.get_extent(), [0, wide.shape[1], wide.shape[0], 0], atol=2)
+    assert np.abs(drawn.get_array().mean() - pixels.mean()) < 1
+    entry["metadata"]["source_image_path"] = str(tmp_path / "gone.png")
+    assert not stimg.pl.expression_map(slide, "Gene0")[0, 0].images
+
+
+def test_a_slide_without_counts_has_no_measured_panel(slide):
+    for empty in (sparse.csr_matrix(slide.shape, dtype=np.float32), None):
+        slide.X = empty
+        axes = stimg.pl.expression_map(slide, "Gene0")
+        assert [ax.get_title() for ax in axes[0]] == ["H&E", "Gene0, predicted"]
+        values = slide[:, "Gene0"].layers["stimg_image"].ravel()
+        assert np.allclose(axes[0, 1].collections[0].get_array(), values)
+
+
+def test_only_the_section_asked_for_is_drawn(slide):
+    other = slide.copy()
+    other.layers["stimg_image"] += 5
+    both = ad.concat({"a": slide, "b": other}, label="section", index_unique="-")
+    stimg.pp.to_lattice(both, "st", library_key="section")
+    both.uns["stimg"]["predict_expression"] = slide.uns["stimg"]["predict_expression"]
+    both.uns["spatial"] = {"b": slide.uns["spatial"]["histology"]}
+    for name, part, n_images in (("a", slide, 0), ("b", other, 1)):
+        axes = stimg.pl.expression_map(both, "Gene1", library_id=name)
+        found = axes[0, 2].collections[0]
+        assert np.allclose(found.get_offsets(), part.obsm["spatial"])
+        assert np.allclose(found.get_array(), part[:, "Gene1"].layers["stimg_image"].ravel())
+        assert len(axes[0, 0].images) == n_images
+    for wrong in (None, "c"):
+        with pytest.raises(ValueError, match="library_id"):
+            stimg.pl.expression_map(both, "Gene1", library_id=wrong)
 
 
 @pytest.mark.parametrize(

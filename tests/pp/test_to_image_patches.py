@@ -4,7 +4,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from scipy import sparse
+from torch.utils.data import DataLoader
 
 import stimg
 from stimg._slide._values import log_normalise
@@ -94,6 +96,15 @@ def test_batches_tell_whose_crop_a_spot_is_in(slide):
     assert [int((batch["batch"] == i).sum()) for i in range(3)] == [len(item["spots"]) for item in items]
 
 
+def test_what_a_reading_process_measured_of_the_stain_all_know(slide, monkeypatch):
+    patches = stimg.pp.to_image_patches(slide, size=160)
+    expected = stimg.pp.to_image_patches(slide, size=160)[0]["stain"]
+    for _ in DataLoader(patches, 4, num_workers=1, collate_fn=patches.collate, multiprocessing_context="fork"):
+        pass
+    monkeypatch.setattr("stimg._data._image_patches.slide_statistics", None)
+    assert torch.equal(patches.with_augment(False)[1]["stain"], expected)
+
+
 def test_a_gene_that_a_slide_lacks_is_missing_there(slide):
     other = slide[:, slide.var_names != "Gene1"].copy()
     patches = stimg.pp.to_image_patches([slide, other], genes=["Gene0", "Gene1"])
@@ -179,9 +190,9 @@ def logs(slide):
     [
         (no_scale_factor, {}, KeyError, "tissue_hires_scalef"),
         (no_diameter, {}, ValueError, "diameter_um"),
-        (no_image, {}, KeyError, "images"),
+        (no_image, {}, KeyError, "No image"),
         (no_pitch, {}, ValueError, "image_mpp"),
-        (shifted, {}, ValueError, "inside of its image.*coordinate system"),
+        (shifted, {}, ValueError, "inside its image.*coordinate system"),
         (on_glass, {}, ValueError, "tissue"),
         (preview, {}, ValueError, "low-resolution preview"),
         (logs, {}, ValueError, "raw counts"),

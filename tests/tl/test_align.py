@@ -118,6 +118,41 @@ def test_a_saved_model_embeds_the_same(model, embedded, slides, tmp_path):
         ExpressionModel.load(tmp_path / "x.safetensors")
 
 
+@pytest.mark.parametrize("encoder", ["stimg-conv", None])
+def test_spots_outside_the_image_have_no_image_embedding(patches, slides, slide, encoder):
+    config = AlignConfig(dim=8, hidden=16, batch_size=18, chunk_size=8)
+    model = stimg.tl.align(patches, config, encoder=encoder, max_steps=1, crop_size=64, device="cpu")
+    slide.obsm["spatial"][[3, 20]] = [[-900, 100], [100, 1e5]]
+    with pytest.warns(UserWarning, match="2 of 36 observations lie outside the image") as warnings:
+        stimg.tl.embed_pairs(slide, model)
+    assert len(warnings) == 1
+    outside = np.isnan(slide.obsm["X_stimg_image"])
+    assert np.flatnonzero(outside.all(1)).tolist() == np.flatnonzero(outside.any(1)).tolist() == [3, 20]
+    assert np.isfinite(slide.obsm["X_stimg_gene"]).all()
+    inside = np.delete(np.arange(36), [3, 20])
+    part = slide[inside].copy()
+    stimg.tl.embed_pairs(part, model)
+    assert np.allclose(part.obsm["X_stimg_image"], slide.obsm["X_stimg_image"][inside], atol=1e-6)
+    found = stimg.tl.retrieve(slide, slide, n_results=36)
+    assert set(found["index"]) == set(inside)
+    found = stimg.tl.retrieve(slide, slide, n_results=2, query_rep="X_stimg_image", use_rep="X_stimg_gene")
+    assert set(found["query"]) == set(slide.obs_names[inside])
+    stimg.tl.retrieve_expression(slide, slide, ["Gene0"])
+    missing = np.isnan(slide.layers["stimg_retrieved"][:, slide.var_names.get_loc("Gene0")])
+    assert np.flatnonzero(missing).tolist() == [3, 20]
+    slide.obsm["X_stimg_image"][:] = np.nan
+    with pytest.raises(ValueError, match="only NaN"):
+        stimg.tl.retrieve(slide, slide)
+
+
+def test_the_stain_around_a_spot_is_measured_once(slides, monkeypatch):
+    patches = stimg.pp.to_image_patches(slides[0])
+    first = SpotCropDataset(patches, 64, np.arange(4), crops=False, augment=True)
+    monkeypatch.setattr("stimg._data._spot_crops.stain_inputs", None)
+    again = SpotCropDataset(patches, 64, np.arange(4), crops=False, augment=False)
+    assert torch.equal(first[2]["look"], again[2]["look"])
+
+
 def test_retrieval_over_slides(embedded, model, slides):
     other = slides[0].copy()
     stimg.tl.embed_pairs(other, model)

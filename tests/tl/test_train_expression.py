@@ -141,6 +141,7 @@ def test_blocks_fit_together(model, slide, monkeypatch):
     whole, parts = slide, slide.copy()
     predict(whole, model, dense=["Gene2"])
     monkeypatch.setattr("stimg._apply._dense.CORE", 48)
+    monkeypatch.setattr("stimg._apply._dense_map.CORE", 48)
     predict(parts, model, dense=["Gene2"])
     assert np.abs(whole.layers[KEY] - parts.layers[KEY]).max() < 0.1
     maps = [one.uns["stimg"]["expression_map"]["map"][0, :96, :96] for one in (whole, parts)]
@@ -185,6 +186,8 @@ def test_a_map_on_disk_is_the_map_in_memory(model, slide, tmp_path):
     assert "map" not in found
     values = zarr.open_array(found["map_path"], mode="r")
     assert values.chunks[0] == 1
+    assert np.isnan(values.fill_value)
+    assert [path.name for path in tmp_path.iterdir()] == ["map.zarr"]
     assert np.array_equal(values[:], slide.uns["stimg"]["expression_map"]["map"])
     other.write_h5ad(tmp_path / "slide.h5ad")
     assert stimg.pl.expression_map(other, "Gene2").shape == (1, 4)
@@ -195,6 +198,18 @@ def test_a_map_on_disk_is_the_map_in_memory(model, slide, tmp_path):
         predict(slide, model, map_path=tmp_path / "new.zarr", key_added="other")
     assert "other" not in slide.layers
     assert np.array_equal(slide.layers[KEY], before)
+
+
+def test_an_unfinished_map_is_not_left_on_disk(model, slide, tmp_path, monkeypatch):
+    def interrupted(*args, **options):
+        yield np.ones((1, 128, 128), np.float32)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stimg._apply._dense_map.dense_blocks", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        predict(slide, model, dense=["Gene2"], map_path=tmp_path / "new" / "map.zarr")
+    assert not list((tmp_path / "new").iterdir())
+    assert KEY not in slide.layers
 
 
 def test_a_grid_over_an_image_that_was_never_sequenced(model, slide, tmp_path):

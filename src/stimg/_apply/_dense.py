@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from scipy import sparse
 
-from stimg._image._footprints import disk_footprints, polygon_footprints
-from stimg._image._slide_image import normalise_stain
+from stimg._image._crops import read_crop
+from stimg._image._footprints import as_tensor
 from stimg._settings import settings
-from stimg._train._expression import as_tensor
 from stimg.nn._dense import COARSEST_STRIDE
 from stimg.nn._stain import MAP_STRIDE
 
@@ -21,65 +19,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from stimg._image._shapes import Disks, Polygons
     from stimg._image._slide_image import SlideImage
     from stimg.models import ExpressionModel
 
 CORE = 128  # side of a block in pixels of the map
 MARGIN = 32  # least context on each side, in pixels of the map
-
-
-@dataclass(frozen=True)
-class Disks:
-    """Circles on the map: centres (n, 2) as row and column, one radius, all in pixels of the map."""
-
-    centres: np.ndarray
-    radius: float
-
-    @property
-    def reach(self) -> float:
-        """Largest distance from a centre to the edge."""
-        return self.radius
-
-    def take(self, chosen: np.ndarray) -> Disks:
-        """Return some of them."""
-        return Disks(self.centres[chosen], self.radius)
-
-    def footprints(self, origin: np.ndarray, shape: tuple[int, int]) -> sparse.csr_array:
-        """Areas of the pixels of a block whose upper-left corner is `origin`."""
-        return disk_footprints(self.centres - origin, self.radius, shape)
-
-
-@dataclass(frozen=True)
-class Polygons:
-    """Cells or regions on the map: shapely geometries with x the column and y the row, in pixels of the map."""
-
-    geometries: np.ndarray
-
-    @property
-    def centres(self) -> np.ndarray:
-        """Middles of the bounding boxes, (n, 2) as row and column."""
-        import shapely
-
-        x0, y0, x1, y1 = shapely.bounds(self.geometries).T
-        return np.stack([(y0 + y1) / 2, (x0 + x1) / 2], 1)
-
-    @property
-    def reach(self) -> float:
-        """Half of the longest side of a bounding box."""
-        import shapely
-
-        x0, y0, x1, y1 = shapely.bounds(self.geometries).T
-        return float(max((x1 - x0).max(), (y1 - y0).max()) / 2)
-
-    def take(self, chosen: np.ndarray) -> Polygons:
-        """Return some of them."""
-        return Polygons(self.geometries[chosen])
-
-    def footprints(self, origin: np.ndarray, shape: tuple[int, int]) -> sparse.csr_array:
-        """Areas of the pixels of a block whose upper-left corner is `origin`."""
-        import shapely
-
-        return polygon_footprints(shapely.transform(self.geometries, lambda xy: xy - origin[::-1]), shape)
 
 
 def map_pixel_um(model: ExpressionModel) -> float:
@@ -90,11 +35,12 @@ def map_pixel_um(model: ExpressionModel) -> float:
 def read_shapes(
     model: ExpressionModel, image: SlideImage, shapes: Disks | Polygons, genes: np.ndarray, **options: Any
 ) -> np.ndarray:
-    """Log-normalised expression float32 (n_shapes, len(genes)) of these rows of the gene head; never negative."""
+    """Log-normalised expression float32 (n_shapes, len(genes)) of the model's genes at these rows; never negative."""
     network = model.network
     blocks, of_shape = np.unique(np.floor(shapes.centres / CORE).astype(int), axis=0, return_inverse=True)
     of_shape = of_shape.ravel()
-    margin = _whole(max(MARGIN, shapes.reach + MARGIN / 4))
+    step = COARSEST_STRIDE // MAP_STRIDE  # blocks begin at pixels of the coarsest level
+    margin = int(-(-max(MARGIN, shapes.reach.max() + MARGIN / 4) // step) * step)
     values = np.empty((len(of_shape), len(genes)), dtype=np.float32)
     trained_area = np.pi * (model.card["diameter_um"] / 2 / map_pixel_um(model)) ** 2
     for i, features in enumerate(block_features(model, image, blocks, margin=margin, **options)):
@@ -112,7 +58,7 @@ def read_shapes(
 def dense_blocks(
     model: ExpressionModel, image: SlideImage, blocks: np.ndarray, genes: np.ndarray, **options: Any
 ) -> Iterator[np.ndarray]:
-    """Log-normalised maps float32 (len(genes), CORE, CORE) of blocks."""
+    """Yield a log-normalised map float32 (len(genes), CORE, CORE) of each block."""
     rows = torch.from_numpy(genes)
     core = slice(MARGIN, MARGIN + CORE)
     for features in block_features(model, image, blocks, margin=MARGIN, **options):
@@ -130,36 +76,23 @@ def block_features(
     symmetric: bool,
     device: str,
 ) -> Iterator[Tensor]:
-    """Channels of the dense map, float32 (1, dim, side, side) on the CPU, of square blocks with a margin.
+    """Yield the map's channels, float32 (1, dim, side, side) on the CPU, of each square block with its margin.
 
-    Parameters
-    ----------
-    model, image
-        The model and the slide's image.
-    blocks
-        int (n, 2), row and column of each block in units of `CORE` pixels of the map.
-    margin
-        Context on each side in pixels of the map, a multiple of `COARSEST_STRIDE / MAP_STRIDE`.
-    statistics
-        Of the slide's stain, from `slide_statistics`.
-    symmetric
-        Average over the eight flips and quarter turns of the image.
-    device
-        Where the network runs.
+    Blocks (n, 2) are rows and columns in units of `CORE` pixels of the map, the margin is a multiple of
+    `COARSEST_STRIDE / MAP_STRIDE` such pixels, and `statistics` are from `slide_statistics`. `symmetric` averages over
+    the eight flips and quarter turns of the image.
     """
     from tqdm.auto import tqdm
 
     network = model.network.to(device)
     mpp, side = float(model.card["mpp"]), (CORE + 2 * margin) * MAP_STRIDE
-    stain = image.stain if model.card["stain_normalise"] else None
+    stain_normalise = bool(model.card["stain_normalise"])
     slide = statistics[None].to(device)
     symmetries = [(turns, flip) for turns in range(4) for flip in (False, True)] if symmetric else [(0, False)]
     try:
         for block in tqdm(blocks, desc="Reading H&E", disable=not settings.progress, leave=False):
-            top, left = (block * CORE - margin) * MAP_STRIDE * mpp
-            crop = image.read(top, left, (side, side), mpp)
-            crop = crop if stain is None else normalise_stain(crop, stain)
-            pixels = torch.from_numpy(np.ascontiguousarray(crop)).permute(2, 0, 1)[None].to(device)
+            corner = (block * CORE - margin) * MAP_STRIDE * mpp
+            pixels = read_crop(image, corner, side, mpp, stain_normalise=stain_normalise)[None].to(device)
             total: Any = 0
             with torch.no_grad():
                 for turns, flip in symmetries:
@@ -169,9 +102,3 @@ def block_features(
             yield (total / len(symmetries)).cpu()
     finally:
         network.cpu()
-
-
-def _whole(margin: float) -> int:
-    """Round up, so that blocks begin at pixels of the coarsest level."""
-    step = COARSEST_STRIDE // MAP_STRIDE
-    return int(-(-margin // step) * step)

@@ -1,37 +1,18 @@
-"""What a pretrained spatial network sees around single spots."""
+"""Read what a pretrained spatial network sees around single spots."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stimg._apply._tokens import match_slides, site_tokens
+from stimg._data._image_patches import Surroundings
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from stimg.models import Model
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """Tokens of a table's sites, and the window of sites around each of some observations.
-
-    Attributes
-    ----------
-    tokens
-        float32 (n_sites, d).
-    positions
-        float32 (n_sites, 2): true (x, y) in units of the pitch.
-    windows
-        int32 (n, size * size): sites around each observation, its own in the middle; -1 where there is none.
-    """
-
-    tokens: np.ndarray
-    positions: np.ndarray
-    windows: np.ndarray
 
 
 def read_surroundings(
@@ -44,10 +25,10 @@ def read_surroundings(
     KeyError
         The lattice is missing.
     ValueError
-        The model has no patches, or no gene in common with the table.
+        The model reads whole slides, or has no gene in common with the table.
     """
     if model.card["unit"] == "slide":
-        msg = f"Expected as `spatial_model` one of patches or spots, found {model.card['name']!r}, of whole slides."
+        msg = f"Expected a `spatial_model` of patches or spots, found {model.card['name']!r}, which reads whole slides."
         raise ValueError(msg)
     matched, _ = match_slides(table, model, layer=layer, scale="counts", lattice_key=lattice_key)
     size = int(model.card["size"])

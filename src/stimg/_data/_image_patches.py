@@ -3,21 +3,41 @@
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from stimg._image._slide_image import SlideImage, normalise_stain
-from stimg._image._statistics import slide_statistics
+from stimg._image._crops import read_crop
+from stimg._image._stain import slide_statistics
+from stimg.nn._stain import StainStatistics
 
 if TYPE_CHECKING:
     from scipy import sparse
 
-    from stimg._apply._surroundings import Surroundings
+    from stimg._image._slide_image import SlideImage
     from stimg.models import Model
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Tokens of a table's sites, and the window of sites around each of some observations.
+
+    Attributes
+    ----------
+    tokens
+        float32 (n_sites, d).
+    positions
+        float32 (n_sites, 2): true (x, y) in units of the pitch.
+    windows
+        int32 (n, size * size): sites around each observation, its own in the middle; -1 where there is none.
+    """
+
+    tokens: np.ndarray
+    positions: np.ndarray
+    windows: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -27,7 +47,7 @@ class ImageSlide:
     Attributes
     ----------
     name
-        For messages and the model's card.
+        Name in messages and on the model's card.
     image
         The image.
     centres
@@ -60,10 +80,11 @@ class ImageSlide:
     surroundings: Surroundings | None = None
 
 
+@dataclass(eq=False, repr=False)
 class ImagePatchDataset(Dataset[dict[str, Any]]):
     """Square crops of H&E images, each with the spots that lie wholly inside.
 
-    Made by :func:`stimg.pp.to_image_patches`. Crops are read when asked for.
+    Made by :func:`stimg.pp.to_image_patches`. Crops are read on demand.
 
     Attributes
     ----------
@@ -79,34 +100,27 @@ class ImagePatchDataset(Dataset[dict[str, Any]]):
         int64 (n, 3): slide, top and left of each crop in pixels at `mpp`, before jitter.
     spatial_model
         The model whose tokens the slides' surroundings hold, or `None`.
+    looks
+        Stain around every spot, one slide after another, by the size of crops; kept by `SpotCropDataset`.
     """
 
-    def __init__(
-        self,
-        slides: list[ImageSlide],
-        *,
-        genes: np.ndarray,
-        mpp: float,
-        size: int,
-        stride: int,
-        stain_normalise: bool,
-        augment: bool,
-        target_sum: float,
-        seed: int,
-        spatial_model: Model | None = None,
-    ) -> None:
-        self.slides = slides
-        self.spatial_model = spatial_model
-        self.genes = genes
-        self.mpp = mpp
-        self.size = size
-        self.stride = stride
-        self.stain_normalise = stain_normalise
-        self.augment = augment
-        self.target_sum = target_sum
-        self.seed = seed
-        self._stains: dict[int, torch.Tensor] = {}
-        windows = [(k, *corner) for k, slide in enumerate(slides) for corner in self._corners(slide)]
+    slides: list[ImageSlide]
+    _: KW_ONLY
+    genes: np.ndarray
+    mpp: float
+    size: int
+    stride: int
+    stain_normalise: bool
+    augment: bool
+    target_sum: float
+    seed: int
+    spatial_model: Model | None = None
+
+    def __post_init__(self) -> None:
+        # In shared memory: what one of the processes that read crops measures, the others see.
+        self._stains = torch.full((len(self.slides), 2, StainStatistics.channels), torch.nan).share_memory_()
+        self.looks: dict[int, np.ndarray] = {}
+        windows = [(k, *corner) for k, slide in enumerate(self.slides) for corner in self._corners(slide)]
         self.windows = np.array([w for w in windows if len(self._spots(*w)[0])], dtype=np.int64).reshape(-1, 3)
 
     def _corners(self, slide: ImageSlide) -> list[tuple[int, int]]:
@@ -131,11 +145,12 @@ class ImagePatchDataset(Dataset[dict[str, Any]]):
         return inside, places[inside]
 
     def stain_statistics(self, k: int) -> torch.Tensor:
-        """Stain statistics of a slide's spots, measured when they are first asked for."""
-        if k not in self._stains:
+        """Stain statistics of a slide's spots, measured once, by the process that first needs them."""
+        if not torch.isfinite(self._stains[k]).all():
             slide = self.slides[k]
-            stain = slide.image.stain if self.stain_normalise else None
-            self._stains[k] = slide_statistics(slide.image, self.mpp, stain, slide.centres)
+            self._stains[k] = slide_statistics(
+                slide.image, slide.centres, self.mpp, stain_normalise=self.stain_normalise
+            )
         return self._stains[k]
 
     def __len__(self) -> int:
@@ -160,7 +175,7 @@ class ImagePatchDataset(Dataset[dict[str, Any]]):
         Parameters
         ----------
         index
-            Of the crop, or `(visit, index)`: each visit has its own jitter and symmetry.
+            Number of the crop, or `(visit, number)`: each visit has its own jitter and symmetry.
 
         Returns
         -------
@@ -172,7 +187,7 @@ class ImagePatchDataset(Dataset[dict[str, Any]]):
         """
         visit, index = index if isinstance(index, tuple) else (0, index)
         if not -len(self) <= index < len(self):
-            msg = f"Crop {index} asked for, but the dataset has {len(self)}."
+            msg = f"No crop {index} in this dataset, which has {len(self)}."
             raise IndexError(msg)
         index %= len(self)
         rng = np.random.default_rng([self.seed, visit, index])
@@ -183,17 +198,15 @@ class ImagePatchDataset(Dataset[dict[str, Any]]):
                 top, left = top + int(down), left + int(right)
         spots, centres = self._spots(k, top, left)
         slide = self.slides[k]
-        image = slide.image.read(top * self.mpp, left * self.mpp, (self.size, self.size), self.mpp)
-        if self.stain_normalise:
-            image = normalise_stain(image, slide.image.stain)
-        if self.augment:
-            flip, turns = rng.integers(2), rng.integers(4)
-            if flip:
-                image, centres = image[:, ::-1], np.stack([centres[:, 0], self.size - centres[:, 1]], 1)
-            for _ in range(turns):
-                image, centres = np.rot90(image), np.stack([self.size - centres[:, 1], centres[:, 0]], 1)
+        flip, turns = (int(rng.integers(n)) for n in (2, 4)) if self.augment else (0, 0)
+        corner = top * self.mpp, left * self.mpp
+        options: dict[str, Any] = {"stain_normalise": self.stain_normalise, "flip": bool(flip), "turns": turns}
+        if flip:
+            centres = np.stack([centres[:, 0], self.size - centres[:, 1]], 1)
+        for _ in range(turns):
+            centres = np.stack([self.size - centres[:, 1], centres[:, 0]], 1)
         return {
-            "image": torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1),
+            "image": read_crop(slide.image, corner, self.size, self.mpp, **options),
             "stain": self.stain_statistics(k),
             "centres": torch.from_numpy(centres.astype(np.float32)),
             "radius": torch.tensor(slide.diameter_um / 2 / self.mpp, dtype=torch.float32),

@@ -10,17 +10,17 @@ from scipy import sparse
 from scipy.spatial import cKDTree
 from torch.utils.data import Dataset
 
-from stimg._image._slide_image import normalise_stain
+from stimg._image._crops import read_crop, read_crops
+from stimg._image._stain import MIDDLE
 from stimg.nn._align import N_LOOKS, GeneEncoder
 from stimg.nn._stain import MAP_STRIDE, StainStatistics
 
 if TYPE_CHECKING:
-    from stimg._data._image_patches import ImagePatchDataset
+    from stimg._data._image_patches import ImagePatchDataset, Surroundings
     from stimg._image._slide_image import SlideImage
 
 MIN_SD = 1e-3
 NEIGHBOUR_PITCHES = 1.6
-MIDDLE = 10  # pixels of the map over which the stain of a spot is averaged: at 2 um 80 um
 BATCH = 32
 
 
@@ -36,11 +36,11 @@ class SpotCropDataset(Dataset[dict[str, Any]]):
     chosen
         Which of all spots, one slide after another.
     crops
-        Give the crops themselves as well, for an encoder.
+        Return the crops themselves as well, for an encoder.
     augment
         Flip and turn crops, and flip surroundings.
     gene_encoder
-        What reads expression, as of `stimg.nn.AlignConfig`: genes, the slides' embeddings, or (`"tuned"`) the tokens of
+        What reads expression, as in `stimg.nn.AlignConfig`: genes, the slides' embeddings, or (`"tuned"`) the tokens of
         the surroundings.
     """
 
@@ -59,7 +59,7 @@ class SpotCropDataset(Dataset[dict[str, Any]]):
         self.crops = crops
         self.augment = augment
         slides = patches.slides
-        options: dict[str, Any] = {"size": size, "mpp": patches.mpp, "stain_normalise": patches.stain_normalise}
+        self.options: dict[str, Any] = {"mpp": patches.mpp, "stain_normalise": patches.stain_normalise}
         self.slide = np.repeat(np.arange(len(slides)), [len(one.centres) for one in slides])[chosen]
         self.spot = np.concatenate([np.arange(len(one.centres)) for one in slides])[chosen]
         self.values = None
@@ -67,7 +67,10 @@ class SpotCropDataset(Dataset[dict[str, Any]]):
             self.values = np.concatenate([z_scores(np.asarray(one.embedding)) for one in slides])[chosen]
         elif gene_encoder != "tuned":
             self.values = np.concatenate([gene_inputs(one.targets, one.centres) for one in slides])[chosen]
-        self.looks = np.concatenate([stain_inputs(one.image, one.centres, **options) for one in slides])[chosen]
+        if size not in patches.looks:
+            looks = [stain_inputs(one.image, one.centres, size=size, **self.options) for one in slides]
+            patches.looks[size] = np.concatenate(looks)
+        self.looks = patches.looks[size][chosen]
 
     def __len__(self) -> int:
         return len(self.slide)
@@ -78,7 +81,7 @@ class SpotCropDataset(Dataset[dict[str, Any]]):
         Parameters
         ----------
         index
-            Of the spot, or `(visit, index)`: each visit has its own symmetry.
+            Number of the spot, or `(visit, number)`: each visit has its own symmetry.
 
         Returns
         -------
@@ -100,22 +103,19 @@ class SpotCropDataset(Dataset[dict[str, Any]]):
         if self.values is not None:
             item["values"] = torch.from_numpy(self.values[index])
         else:
-            item |= window_inputs(slide.surroundings, spot)
+            around: Any = slide.surroundings
+            item |= window_inputs(around, spot)
             if self.augment:
                 item["positions"] *= torch.from_numpy(rng.choice([-1, 1], 2))
         if self.crops:
-            image = read_crop(
-                slide.image, slide.centres[spot], self.size, self.patches.mpp, self.patches.stain_normalise
-            )
-            if self.augment:
-                image = image[:, ::-1] if rng.integers(2) else image
-                image = np.rot90(image, int(rng.integers(4)))
-            item["image"] = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+            flip, turns = (int(rng.integers(n)) for n in (2, 4)) if self.augment else (0, 0)
+            corner = slide.centres[spot] - self.size / 2 * self.patches.mpp
+            item["image"] = read_crop(slide.image, corner, self.size, **self.options, flip=bool(flip), turns=turns)
         return item
 
 
-def window_inputs(surroundings: Any, spots: Any) -> dict[str, torch.Tensor]:
-    """Give `tokens`, `positions` and `present` of the windows around one spot or several of them."""
+def window_inputs(surroundings: Surroundings, spots: Any) -> dict[str, torch.Tensor]:
+    """Return `tokens`, `positions` and `present` of the windows around one spot or several."""
     sites = surroundings.windows[spots]
     return {
         "tokens": torch.from_numpy(surroundings.tokens[sites]),
@@ -124,27 +124,18 @@ def window_inputs(surroundings: Any, spots: Any) -> dict[str, torch.Tensor]:
     }
 
 
-def read_crop(image: Any, centre: np.ndarray, size: int, mpp: float, stain_normalise: bool) -> np.ndarray:
-    """Square around a place, uint8 (size, size, 3)."""
-    top, left = centre - size / 2 * mpp
-    crop = image.read(top, left, (size, size), mpp)
-    return normalise_stain(crop, image.stain) if stain_normalise else crop
-
-
 def stain_inputs(image: SlideImage, centres: np.ndarray, *, size: int, mpp: float, stain_normalise: bool) -> np.ndarray:
-    """Give what the stain around each spot looks like, as z-scores within the slide.
+    """Describe the stain around each spot, as z-scores within the slide, float32 (n_spots, 2 * n_statistics).
 
-    Returns
-    -------
-    ndarray
-        float32 (n_spots, 2 * n_statistics): stain statistics in the middle of the crop, and on average over all of it.
+    These are the stain statistics in the middle of the crop, and on average over all of it.
     """
     network, found = StainStatistics(), [np.empty((0, N_LOOKS))]
     first = (size // MAP_STRIDE - MIDDLE) // 2
     middle = slice(first, first + MIDDLE)
+    corners = centres - size / 2 * mpp
     for start in range(0, len(centres), BATCH):
-        crops = [read_crop(image, centre, size, mpp, stain_normalise) for centre in centres[start : start + BATCH]]
-        maps = network(torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255)
+        crops = read_crops(image, corners[start : start + BATCH], size, mpp, stain_normalise=stain_normalise)
+        maps = network(crops)
         parts = [maps[:, :, middle, middle].mean((2, 3)), maps.mean((2, 3))]
         found.append(torch.cat(parts, 1).numpy())
     return z_scores(np.concatenate(found))
@@ -160,19 +151,10 @@ def z_scores(values: np.ndarray) -> np.ndarray:
 
 
 def gene_inputs(targets: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Give what a gene encoder reads: each spot's z-scores within the slide, and their mean over its neighbours.
+    """Return what a gene encoder reads: each spot's z-scores within the slide, and their mean over its neighbours.
 
-    Parameters
-    ----------
-    targets
-        Log-normalised expression (n_spots, n_genes); NaN for genes that the slide lacks, which count as average.
-    centres
-        (n_spots, 2) in micrometres. Neighbours lie within 1.6 times the median distance to the nearest spot.
-
-    Returns
-    -------
-    ndarray
-        float32 (n_spots, 2 * n_genes).
+    Returns float32 (n_spots, 2 * n_genes). Genes that the slide lacks (NaN) count as average. Neighbours lie within 1.6
+    times the median distance to the nearest spot.
     """
     values = z_scores(targets)
     around = np.zeros_like(values)

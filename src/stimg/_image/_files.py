@@ -1,4 +1,4 @@
-"""Image files: PNG and JPEG, which are decoded whole, and TIFF, whose tiles are read when asked for."""
+"""Image files: PNG and JPEG, which are decoded whole, and TIFF, whose tiles are read on demand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TIFF_SUFFIXES = (".tif", ".tiff", ".svs", ".ndpi", ".qptiff", ".btf")
 
 @dataclass
 class WholeFile:
-    """A PNG or JPEG file, which can only be decoded whole: done at first use, reduced to what is needed, and kept."""
+    """A PNG or JPEG file, which can only be decoded whole: at first use, reduced to what is needed, and then kept."""
 
     path: Path
     shape: tuple[int, int]
@@ -32,7 +32,7 @@ class WholeFile:
 
 @dataclass(frozen=True)
 class TiffLevel:
-    """One level of a TIFF file; the tiles asked for are read at each slicing, and no file is held open."""
+    """One level of a TIFF file. Slicing reads the tiles it needs; no file is held open."""
 
     path: Path
     index: int
@@ -63,7 +63,7 @@ def open_file(path: Path) -> list[Any]:
         The file is damaged or of an unknown format.
     """
     if not path.is_file():
-        msg = f"No image file at {str(path)!r} (`images`)."
+        msg = f"No image file at {str(path)!r}."
         raise FileNotFoundError(msg)
     return _open_tiff(path) if path.suffix.lower() in TIFF_SUFFIXES else [_open_whole(path)]
 
@@ -79,7 +79,7 @@ def file_mpp(source: Any) -> float | None:
 
 
 def as_rgb(part: np.ndarray) -> np.ndarray:
-    """Any accepted pixels as uint8 (h, w, 3): grey repeated, alpha on white, 16 bits by 257, floats by 255."""
+    """Any accepted pixels as uint8 (h, w, 3): grey repeated, alpha on white, 16 bits over 257, floats times 255."""
     part = part[..., None] if part.ndim == 2 else part
     if part.dtype == np.uint16:
         part = (part // 257).astype(np.uint8)
@@ -103,10 +103,10 @@ def _open_whole(path: Path) -> WholeFile:
             with Image.open(path) as image:
                 return WholeFile(path, (image.height, image.width))
     except Image.DecompressionBombError as error:
-        msg = f"{str(path)!r} is too large to be decoded whole ({error}). Save it as a tiled TIFF, which is streamed."
+        msg = f"{str(path)!r} is too large to be decoded whole ({error}). Save it as a tiled TIFF instead."
         raise OSError(msg) from error
     except UnidentifiedImageError as error:
-        msg = f"{str(path)!r} is no image that can be read. Expected PNG, JPEG or TIFF; copy or download it again."
+        msg = f"{str(path)!r} cannot be read as an image. Expected PNG, JPEG or TIFF; copy or download it again."
         raise OSError(msg) from error
 
 
@@ -120,8 +120,7 @@ def _decode(path: Path, factor: int) -> np.ndarray:
             with Image.open(path) as image:
                 if image.mode in ("I;16", "I"):
                     return as_rgb(np.asarray(image).astype(np.uint16))[::factor, ::factor]
-                mode = "RGBA" if image.mode in ("RGBA", "LA", "PA") else "RGB"
-                found = image.convert(mode)
+                found = image.convert("RGBA" if image.mode in ("RGBA", "LA", "PA") else "RGB")
                 return np.ascontiguousarray(as_rgb(np.asarray(found if factor == 1 else found.reduce(factor))))
     except (OSError, SyntaxError) as error:
         msg = f"{str(path)!r} is damaged ({error}). Copy or download it again."
@@ -140,11 +139,11 @@ def _open_tiff(path: Path) -> list[Any]:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Name the file in errors of the TIFF reader, which has many."""
+    """Name the file in whatever error the TIFF reader raises."""
     try:
         yield
     except Exception as error:
-        msg = f"{str(path)!r} can not be read as TIFF ({error}). Copy or download it again."
+        msg = f"{str(path)!r} cannot be read as TIFF ({error}). Copy or download it again."
         raise OSError(msg) from error
 
 

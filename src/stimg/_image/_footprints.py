@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from shapely import Geometry
+    from torch import Tensor
 
 
 def disk_footprints(centres: np.ndarray, radii: np.ndarray | float, shape: tuple[int, int]) -> sparse.csr_array:
@@ -29,8 +30,8 @@ def disk_footprints(centres: np.ndarray, radii: np.ndarray | float, shape: tuple
     Returns
     -------
     csr_array
-        float64, shape (n, height * width): areas in pixels, 0 to 1. What lies outside of the grid is left out, so that
-        a row's sum is the part of the disk's area inside.
+        float64, shape (n, height * width): areas in pixels, 0 to 1. What lies outside the grid is left out: a row sums
+        to the part of the disk's area inside.
     """
     radii = np.broadcast_to(np.asarray(radii, dtype=np.float64), len(centres))
     rows, first, grid = _windows(centres - radii[:, None], centres + radii[:, None], shape)
@@ -45,29 +46,10 @@ def disk_footprints(centres: np.ndarray, radii: np.ndarray | float, shape: tuple
     return _assemble(area * radii[rows] ** 2, rows, first, len(centres), shape)
 
 
-def box_footprints(centres: np.ndarray, sides: np.ndarray | float, shape: tuple[int, int]) -> sparse.csr_array:
-    """Area of each pixel inside each axis-parallel square of these sides; otherwise as `disk_footprints`."""
-    half = np.broadcast_to(np.asarray(sides, dtype=np.float64), len(centres))[:, None] / 2
-    rows, first, grid = _windows(centres - half, centres + half, shape)
-    low = np.maximum(grid[:, 0], (centres - half)[rows])
-    high = np.minimum(grid[:, 1], (centres + half)[rows])
-    return _assemble(np.clip(high - low, 0, None).prod(1), rows, first, len(centres), shape)
-
-
 def polygon_footprints(polygons: Sequence[Geometry], shape: tuple[int, int]) -> sparse.csr_array:
-    """Area of each pixel inside each polygon.
+    """Area of each pixel inside each polygon; otherwise as in `disk_footprints`.
 
-    Parameters
-    ----------
-    polygons
-        Valid shapely polygons or multipolygons whose x is the column and y the row, in pixels.
-    shape
-        Height and width of the grid.
-
-    Returns
-    -------
-    csr_array
-        As of `disk_footprints`.
+    They are valid shapely polygons or multipolygons whose x is the column and y the row, in pixels.
     """
     import shapely
 
@@ -76,6 +58,16 @@ def polygon_footprints(polygons: Sequence[Geometry], shape: tuple[int, int]) -> 
     rows, first, grid = _windows(bounds[:, [1, 0]], bounds[:, [3, 2]], shape)
     pixels = shapely.box(grid[:, 0, 1], grid[:, 0, 0], grid[:, 1, 1], grid[:, 1, 0])
     return _assemble(shapely.area(shapely.intersection(geometries[rows], pixels)), rows, first, len(geometries), shape)
+
+
+def as_tensor(matrix: sparse.csr_array) -> Tensor:
+    """Return a sparse float32 tensor; its gradient flows to what it is multiplied with."""
+    import torch
+
+    coo = matrix.tocoo()
+    place = torch.from_numpy(np.stack([coo.row, coo.col]).astype(np.int64))
+    values = torch.from_numpy(coo.data.astype(np.float32))
+    return torch.sparse_coo_tensor(place, values, matrix.shape, check_invariants=False).coalesce()
 
 
 def _windows(low: np.ndarray, high: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""From a table and an image to spots in micrometres on the image."""
+"""Where a slide's observations lie on its image, in micrometres."""
 
 from __future__ import annotations
 
@@ -12,14 +12,46 @@ from anndata import AnnData
 from stimg import _keys
 from stimg._image._files import file_mpp
 from stimg._image._slide_image import SlideImage, open_image
-from stimg._input._checks import check_coordinates
+from stimg._input._checks import check_coordinates, warn
+from stimg._input._records import read_record, said
 from stimg._input._tables import resolve_table
+from stimg._slide._geometry import spacing
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 MOST_COARSER = 2.5
 LEAST_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Where the image of a slide is and how its spots lie on it, as the user said.
+
+    Attributes
+    ----------
+    image
+        Path or array whose pixels are the units of `.obsm[spatial_key]`; by default the largest image in
+        `.uns["spatial"][library_id]`, or the image `image_key` of a `SpatialData`, with all transformations.
+    image_mpp
+        Micrometres per pixel of the image; by default from the pitch that :func:`stimg.pp.to_lattice` recorded, from
+        `microns_per_pixel` among the scale factors, or from the file.
+    diameter_um
+        Diameter of a spot; by default `spot_diameter_fullres` of the scale factors.
+    spatial_key, library_id, image_key, table_key
+        Where coordinates (by default as :func:`stimg.pp.to_lattice` was told), images and the table are.
+    name
+        The slide's name in messages.
+    """
+
+    image: Any
+    image_mpp: float | None
+    diameter_um: float | None
+    spatial_key: str | None
+    library_id: str | None
+    image_key: str | None
+    table_key: str | None
+    name: str = "adata"
 
 
 @dataclass(frozen=True)
@@ -35,8 +67,8 @@ class ImagePlace:
     diameter_um
         Diameter of a spot in micrometres.
     um_per_unit
-        Micrometres per unit of the coordinates (of a `SpatialData`: pixel of the image), whose origin is the image's
-        upper-left corner.
+        Micrometres per unit of the coordinates (in a `SpatialData`, per pixel of the image); their origin is the
+        image's upper-left corner.
     """
 
     image: SlideImage
@@ -45,39 +77,8 @@ class ImagePlace:
     um_per_unit: float
 
 
-def read_image_slide(
-    adata: AnnData | SpatialData,
-    image: Any = None,
-    *,
-    mpp: float,
-    spatial_key: str,
-    library_id: str | None,
-    image_key: str | None,
-    table_key: str | None,
-    image_mpp: float | None,
-    diameter_um: float | None,
-    name: str,
-) -> ImagePlace:
-    """Put a table's observations on its image.
-
-    Parameters
-    ----------
-    adata
-        The slide.
-    image
-        Path or array whose pixels are the units of `.obsm[spatial_key]`; by default the largest of
-        `.uns["spatial"][library_id]["images"]`, or of a `SpatialData` the image `image_key`, with all transformations.
-    mpp
-        Micrometres per pixel that will be read.
-    spatial_key, library_id, image_key, table_key
-        Where coordinates, images and the table are.
-    image_mpp
-        Micrometres per pixel of the image; by default from the pitch that :func:`stimg.pp.to_lattice` recorded, from
-        `microns_per_pixel` among the scale factors, or those of the file.
-    diameter_um
-        Diameter of a spot; by default `spot_diameter_fullres`.
-    name
-        For messages.
+def place_on_image(adata: AnnData | SpatialData, source: ImageSource, *, mpp: float) -> ImagePlace:
+    """Put the observations of a slide on its image, which will be read at `mpp` micrometres per pixel.
 
     Raises
     ------
@@ -86,54 +87,45 @@ def read_image_slide(
     ValueError
         Micrometres or diameter are not known, the image is too coarse, or the spots do not lie on its tissue.
     """
-    table = resolve_table(adata, table_key)
-    library = _library(table, library_id)
-    diameter = library.get("scalefactors", {}).get("spot_diameter_fullres")
+    table, name = resolve_table(adata, source.table_key), source.name
+    library = get_library(table, source.library_id)
+    diameter, pixels_per_unit, image = library.get("scalefactors", {}).get("spot_diameter_fullres"), 1.0, source.image
     if isinstance(adata, AnnData) or image is not None:
-        coordinates = check_coordinates(table, spatial_key)
-        pixels_per_unit, source = (1.0, image) if image is not None else _own_image(table, library, library_id, name)
+        coordinates = check_coordinates(table, str(said(table, "spatial_key", source.spatial_key, _keys.SPATIAL)))
+        if image is None:
+            pixels_per_unit, image = _own_image(table, library, source)
     else:
-        coordinates, diameter, source = _from_spatialdata(adata, table, image_key, name)
-        pixels_per_unit = 1.0
-    recorded = table.uns.get(_keys.UNS, {}).get(_keys.STEP_LATTICE, {})
-    if image_mpp is not None:
-        um_per_unit = image_mpp * pixels_per_unit
-    elif np.isfinite(recorded.get("pitch_um", np.nan)) and len(coordinates) > 1:
-        own = check_coordinates(table, recorded["spatial_key"])  # the pitch was measured in these
-        pitch = float(recorded["pitch"]) * _nearest(coordinates) / _nearest(own)
-        um_per_unit = float(recorded["pitch_um"]) / pitch
-    elif (given := library.get("scalefactors", {}).get("microns_per_pixel")) is not None:
-        um_per_unit = float(given)
-    elif (found := file_mpp(source)) is not None:
-        um_per_unit = found * pixels_per_unit
-    else:
-        msg = (
-            f"Micrometres per pixel of the image of {name!r} are not known. Pass `image_mpp`, or run "
-            "`stimg.pp.to_lattice(adata, platform=...)` with the platform's name first, which records the pitch."
-        )
-        raise ValueError(msg)
-    opened = open_image(source, um_per_unit / pixels_per_unit, name)
+        coordinates, diameter, image = _from_spatialdata(adata, table, source)
+    um_per_unit = _um_per_unit(table, library, coordinates, image, pixels_per_unit, source)
+    opened = open_image(image, um_per_unit / pixels_per_unit, name)
     if opened.mpp > MOST_COARSER * mpp:
         msg = (
             f"The image of {name!r} has {opened.mpp:.2f} micrometres per pixel, but {mpp:g} are to be read. It may be "
-            f"a low-resolution preview: give the full-resolution image in `images`, or raise `mpp` to {opened.mpp:.1f}."
+            f"a low-resolution preview: give the full-resolution image, or raise `mpp` to {opened.mpp:.1f}."
         )
         raise ValueError(msg)
-    if diameter_um is None:
-        if diameter is None:
-            msg = (
-                f"Spot diameter of {name!r} not found as `spot_diameter_fullres` in the scale factors of "
-                "`adata.uns['spatial']`. Pass `diameter_um`."
-            )
-            raise ValueError(msg)
-        diameter_um = float(diameter) * um_per_unit
+    if source.diameter_um is None and diameter is None:
+        msg = (
+            f"Spot diameter of {name!r} not found as `spot_diameter_fullres` in the scale factors of "
+            "`adata.uns['spatial']`. Pass `diameter_um`."
+        )
+        raise ValueError(msg)
+    diameter_um = float(diameter) * um_per_unit if source.diameter_um is None else float(source.diameter_um)
     centres = coordinates[:, ::-1] * um_per_unit
     _check_on_tissue(opened, centres, name)
-    return ImagePlace(opened, centres, float(diameter_um), um_per_unit)
+    return ImagePlace(opened, centres, diameter_um, um_per_unit)
 
 
-def _library(table: AnnData, library_id: str | None) -> dict[str, Any]:
-    """Return the entry of `.uns["spatial"]`: the one named, or the only one; empty where there is none."""
+def rows_on_image(image: SlideImage, centres: np.ndarray) -> np.ndarray:
+    """Rows of the observations whose centres (n, 2) lie on the image, int64; warn about the others."""
+    inside = np.flatnonzero(image.contains(centres))
+    if outside := len(centres) - len(inside):
+        warn(f"{outside:,} of {len(centres):,} observations lie outside the image; their values are NaN.")
+    return inside
+
+
+def get_library(table: AnnData, library_id: str | None) -> dict[str, Any]:
+    """Return the entry of `.uns["spatial"]`: the one named, or the only one; empty if there is none."""
     libraries = table.uns.get(_keys.SPATIAL, {})
     if library_id is None:
         return next(iter(libraries.values())) if len(libraries) == 1 else {}
@@ -143,43 +135,68 @@ def _library(table: AnnData, library_id: str | None) -> dict[str, Any]:
     return libraries[library_id]
 
 
-def _own_image(table: AnnData, library: dict[str, Any], library_id: str | None, name: str) -> tuple[float, Any]:
+def image_file(library: dict[str, Any]) -> str | None:
+    """Path of the image file that an entry of `.uns["spatial"]` names, if it is there."""
+    path = library.get("metadata", {}).get("source_image_path")
+    return str(path) if path is not None and Path(str(path)).is_file() else None
+
+
+def _um_per_unit(
+    table: AnnData,
+    library: dict[str, Any],
+    coordinates: np.ndarray,
+    image: Any,
+    pixels_per_unit: float,
+    source: ImageSource,
+) -> float:
+    """Micrometres per unit of the coordinates, from the first of the places that `ImageSource` lists."""
+    lattice = read_record(table, _keys.STEP_LATTICE)
+    if source.image_mpp is not None:
+        return source.image_mpp * pixels_per_unit
+    if np.isfinite(lattice.get("pitch_um", np.nan)) and len(coordinates) > 1:
+        own = check_coordinates(table, lattice["spatial_key"])  # the pitch was measured in these
+        pitch = float(lattice["pitch"]) * spacing(coordinates) / spacing(own)
+        return float(lattice["pitch_um"]) / pitch
+    if (given := library.get("scalefactors", {}).get("microns_per_pixel")) is not None:
+        return float(given)
+    if (found := file_mpp(image)) is not None:
+        return found * pixels_per_unit
+    msg = (
+        f"Micrometres per pixel of the image of {source.name!r} are not known. Pass `image_mpp`, or run "
+        "`stimg.pp.to_lattice(adata, platform=...)` with the platform's name first, which records the pitch."
+    )
+    raise ValueError(msg)
+
+
+def _own_image(table: AnnData, library: dict[str, Any], source: ImageSource) -> tuple[float, Any]:
     """Pixels per unit of the coordinates, and the array or path, of the largest image that the table brings along."""
-    full = library.get("metadata", {}).get("source_image_path")
-    if full is not None and Path(str(full)).is_file():
-        return 1.0, str(full)
+    if (path := image_file(library)) is not None:
+        return 1.0, path
     images, factors = library.get("images", {}), library.get("scalefactors", {})
     for size in ("hires", "lowres"):
         if size in images:
             if f"tissue_{size}_scalef" not in factors:
                 msg = (
-                    f"Scale factor `tissue_{size}_scalef` of the image of {name!r} not found in "
-                    f"`adata.uns['spatial'][...]['scalefactors']`: {list(factors)}. Add it, or give `images`."
+                    f"Scale factor `tissue_{size}_scalef` of the image of {source.name!r} not found in "
+                    f"`adata.uns['spatial'][...]['scalefactors']`: {list(factors)}. Add it, or give the image."
                 )
                 raise KeyError(msg)
             return float(factors[f"tissue_{size}_scalef"]), np.asarray(images[size])
     libraries = list(table.uns.get(_keys.SPATIAL, {}))
-    advice = "Choose one by `library_id`." if len(libraries) > 1 and library_id is None else "Give it in `images`."
-    msg = f"No image of {name!r} in `adata.uns['spatial']` (libraries {libraries}). {advice}"
+    advice = "Choose one by `library_id`." if len(libraries) > 1 and source.library_id is None else "Pass it."
+    msg = f"No image of {source.name!r} in `adata.uns['spatial']` (libraries {libraries}). {advice}"
     raise KeyError(msg)
 
 
-def _nearest(points: np.ndarray) -> float:
-    """Median distance to the nearest other point."""
-    from scipy.spatial import cKDTree
-
-    return float(np.median(cKDTree(points).query(points, k=2)[0][:, 1]))
-
-
 def _from_spatialdata(
-    sdata: SpatialData, table: AnnData, image_key: str | None, name: str
+    sdata: SpatialData, table: AnnData, source: ImageSource
 ) -> tuple[np.ndarray, float | None, list[Any]]:
     """Centres (n_obs, 2) as x and y in pixels of an image, the spots' diameter in pixels, and the image's levels."""
     from spatialdata import get_centroids
     from spatialdata.transformations import get_transformation
     from xarray import DataTree
 
-    keys = list(sdata.images)
+    keys, image_key, name = list(sdata.images), source.image_key, source.name
     if image_key not in keys and (image_key is not None or len(keys) != 1):
         msg = (
             f"Expected one image in the SpatialData {name!r} or an `image_key`, found {image_key!r} and images {keys}."
@@ -190,7 +207,7 @@ def _from_spatialdata(
     regions = attributes.get("region")
     regions = [regions] if isinstance(regions, str) else list(regions if regions is not None else [])
     if len(regions) != 1:
-        msg = f"Expected a table of {name!r} that annotates one region, found {regions}. Give one table a section."
+        msg = f"Expected a table of {name!r} that annotates one region, found {regions}. Make one table per section."
         raise ValueError(msg)
     shapes: Any = sdata[regions[0]]
     of_image, of_shapes = (dict[str, Any](get_transformation(element, get_all=True)) for element in (image, shapes))
@@ -216,16 +233,15 @@ def _from_spatialdata(
 
 def _check_on_tissue(image: SlideImage, centres: np.ndarray, name: str) -> None:
     """Refuse spots that do not lie on the image, or not on its tissue."""
-    size = np.array(image.shape) * image.mpp
-    inside = ((centres >= 0) & (centres < size)).all(1)
+    inside = image.contains(centres)
     advice = (
         "Image and coordinates are probably not in the same coordinate system: check that the image is the one whose "
-        "pixels `.obsm` counts, or that its scale factor is right."
+        "pixels `.obsm` counts, and that its scale factor is right."
     )
     if inside.mean() < LEAST_SHARE:
         low, high = centres.min(0) / image.mpp, centres.max(0) / image.mpp
         msg = (
-            f"Only {inside.sum():,} of {len(centres):,} spots of {name!r} lie inside of its image: the image has "
+            f"Only {inside.sum():,} of {len(centres):,} spots of {name!r} lie inside its image: the image has "
             f"{image.shape[0]} x {image.shape[1]} pixels (rows x columns), the spots span rows {low[0]:.0f} to "
             f"{high[0]:.0f} and columns {low[1]:.0f} to {high[1]:.0f}. {advice}"
         )

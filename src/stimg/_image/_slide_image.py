@@ -14,12 +14,11 @@ import numpy as np
 from scipy import sparse
 
 from stimg._image._files import WHITE, WholeFile, as_rgb, open_file
+from stimg._image._stain import normalise_stain, optical_density
 
 TISSUE_MPP = 8.0
 SMALLEST_PART_UM = 100.0
 LEAST_STAINED = 0.1
-# Optical density of tissue (red, green, blue): mean and deviation, average of five H&E sections (her2st C2 to C6).
-REFERENCE_STAIN = (np.array([0.666, 0.763, 0.432]), np.array([0.339, 0.307, 0.171]))
 
 
 @dataclass
@@ -29,9 +28,9 @@ class SlideImage:
     Parameters
     ----------
     levels
-        The image at falling resolutions, finest first: arrays (height, width), (height, width, channels) or
-        (channels, height, width) that can be sliced (numpy, zarr, dask), of 1, 3 or 4 channels, uint8, uint16 or float
-        in [0, 1]; or one `WholeFile`.
+        The image at several resolutions, finest first: arrays (height, width), (height, width, channels) or
+        (channels, height, width) that can be sliced (numpy, zarr, dask), with 1, 3 or 4 channels, uint8, uint16 or
+        float in [0, 1]; or one `WholeFile`.
     mpp
         Micrometres per pixel of the finest level.
     name
@@ -55,10 +54,16 @@ class SlideImage:
         """Height and width of the finest level in pixels."""
         return _size(self.levels[0])
 
-    def read(self, top: float, left: float, size: tuple[int, int], mpp: float) -> np.ndarray:
+    def contains(self, points: np.ndarray) -> np.ndarray:
+        """Tell which points (n, 2), row and column in micrometres, lie on the image, bool (n,)."""
+        return np.all((points >= 0) & (points < np.array(self.shape) * self.mpp), axis=1)
+
+    def read(
+        self, top: float, left: float, size: tuple[int, int], mpp: float, *, stain_normalise: bool = False
+    ) -> np.ndarray:
         """Read a window at any resolution.
 
-        The coarsest level that is at least as fine is averaged over the areas of the pixels asked for, or where all
+        The coarsest level that is at least as fine is averaged over the areas of the pixels asked for; if all levels
         are coarser, the finest is interpolated bilinearly. A pixel does not depend on the window it is in.
 
         Parameters
@@ -69,11 +74,13 @@ class SlideImage:
             Height and width in pixels.
         mpp
             Micrometres per pixel asked for.
+        stain_normalise
+            Bring the slide's colours to a reference.
 
         Returns
         -------
         ndarray
-            uint8 (height, width, 3); white outside of the image.
+            uint8 (height, width, 3); white outside the image.
         """
         level, level_mpp = self._level(mpp)
         weights, starts, stops = [], [], []
@@ -86,7 +93,8 @@ class SlideImage:
         rows = weights[0] @ pixels.reshape(len(pixels), -1)
         columns = rows.reshape(size[0], -1, 3).transpose(1, 0, 2).reshape(pixels.shape[1], -1)
         found = (weights[1] @ columns).reshape(size[1], size[0], 3).transpose(1, 0, 2)
-        return np.clip(np.rint(found), 0, 255).astype(np.uint8)
+        read = np.clip(np.rint(found), 0, 255).astype(np.uint8)
+        return normalise_stain(read, self.stain) if stain_normalise else read
 
     def _level(self, mpp: float) -> tuple[Any, float]:
         """Coarsest level that is at least as fine as `mpp`, and its micrometres per pixel."""
@@ -99,7 +107,7 @@ class SlideImage:
         return fine[-1] if fine else fits[0]
 
     def overview(self, mpp: float = TISSUE_MPP) -> np.ndarray:
-        """Whole image at a coarse resolution, uint8 (h, w, 3), not finer than it is."""
+        """Whole image at a coarse resolution, uint8 (h, w, 3), at most its own."""
         mpp = max(mpp, self.mpp)
         height, width = (max(1, math.ceil(side * self.mpp / mpp)) for side in self.shape)
         strip = max(1, 2**22 // width)
@@ -110,8 +118,8 @@ class SlideImage:
     def tissue(self) -> tuple[np.ndarray, float]:
         """Where tissue is, bool (h, w), and the micrometres per pixel of that mask.
 
-        Saturation (of grey images darkness) above Otsu's threshold, or above 0.1 where that is less (an image without
-        glass), without parts and holes of less than 100 micrometres across.
+        Saturation (in grey images, darkness) above Otsu's threshold, or above 0.1 if that is lower (an image without
+        glass); parts and holes less than 100 micrometres across are dropped.
         """
         from skimage.filters import threshold_otsu
         from skimage.morphology import remove_small_holes, remove_small_objects
@@ -138,17 +146,10 @@ class SlideImage:
 
 
 def open_image(source: Any, mpp: float, name: str) -> SlideImage:
-    """Build a `SlideImage`.
+    """Open an image at `mpp` micrometres per pixel.
 
-    Parameters
-    ----------
-    source
-        Path of a PNG, JPEG, TIFF or OME-TIFF file (pyramids are read lazily), an array, or a list of the levels of a
-        pyramid.
-    mpp
-        Micrometres per pixel.
-    name
-        For messages.
+    `source` is the path of a PNG, JPEG, TIFF or OME-TIFF file (pyramids are read lazily), an array, or a list with the
+    levels of a pyramid; `name` is for messages.
 
     Raises
     ------
@@ -157,7 +158,7 @@ def open_image(source: Any, mpp: float, name: str) -> SlideImage:
     OSError
         The file is damaged or of an unknown format.
     ValueError
-        The array is no image.
+        The array is not an image.
     """
     if isinstance(source, str | Path):
         return SlideImage(open_file(Path(source)), float(mpp), Path(source).name)
@@ -165,7 +166,7 @@ def open_image(source: Any, mpp: float, name: str) -> SlideImage:
 
 
 def check_image_array(level: Any, name: str) -> None:
-    """Refuse what is no image of 1, 3 or 4 channels of 8 or 16 bits or floats."""
+    """Refuse what is not an image with 1, 3 or 4 channels of 8 or 16 bits or floats."""
     shape = tuple(getattr(level, "shape", ()))
     channels = _channels(shape)
     if channels not in (1, 3, 4) or 0 in shape:
@@ -177,36 +178,6 @@ def check_image_array(level: Any, name: str) -> None:
     if level.dtype not in (np.uint8, np.uint16) and level.dtype.kind != "f":
         msg = f"Expected image {name!r} as uint8, uint16 or float in [0, 1], found {level.dtype}."
         raise ValueError(msg)
-
-
-def optical_density(pixels: np.ndarray) -> np.ndarray:
-    """Optical density float64 of uint8 values; white is 0."""
-    return -np.log((pixels.astype(np.float64) + 1) / 256)
-
-
-def normalise_stain(pixels: np.ndarray, stain: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Bring the mean and deviation of each channel's optical density to those of a reference (after Reinhard 2001).
-
-    Parameters
-    ----------
-    pixels
-        uint8 (h, w, 3).
-    stain
-        Of the slide, from `SlideImage.stain`.
-
-    Returns
-    -------
-    ndarray
-        uint8 (h, w, 3).
-    """
-    mean, sd = REFERENCE_STAIN
-    # Each channel maps 256 values: a table of them is the whole work.
-    density = optical_density(np.arange(256)[:, None])
-    moved = (density - stain[0]) / stain[1] * sd + mean
-    pale = density < density[200]  # background stays white
-    moved = np.where(pale, np.maximum(moved[200], 0) * density / density[200], moved)
-    table = np.clip(np.rint(np.exp(-moved) * 256 - 1), 0, 255).astype(np.uint8)
-    return np.stack([table[:, c][pixels[..., c]] for c in range(3)], axis=-1)
 
 
 def _size(level: Any) -> tuple[int, int]:

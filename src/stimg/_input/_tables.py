@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from anndata import AnnData
 
-from stimg import _keys
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -104,8 +102,3 @@ def prepare(
 
         result = spatialdata.deepcopy(adata)
     return resolve_table(result, table_key), result
-
-
-def write_uns(table: AnnData, step: str, params: dict[str, Any]) -> None:
-    """Set `.uns["stimg"][step]` and keep the other steps."""
-    table.uns[_keys.UNS] = {**table.uns.get(_keys.UNS, {}), step: params}

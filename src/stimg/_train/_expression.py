@@ -12,7 +12,7 @@ from scipy import sparse
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from stimg._image._footprints import disk_footprints
+from stimg._image._footprints import as_tensor, disk_footprints
 from stimg._train._loop import TrainingModule
 from stimg.nn import DenseConfig, DenseNetwork
 from stimg.nn._losses import negative_binomial_loss, uncorrelated
@@ -229,14 +229,6 @@ def jitter_colours(images: Tensor, sd: float, generator: torch.Generator) -> Ten
     scale, shift = torch.randn(2, len(images), 3, 1, 1, generator=generator).to(images.device) * sd
     density = -torch.log(images.clamp(min=1 / 255))
     return torch.exp(-(density * scale.exp() + 0.5 * shift * density.mean((2, 3), keepdim=True))).clamp(0, 1)
-
-
-def as_tensor(matrix: sparse.csr_array) -> Tensor:
-    """Return a sparse float32 tensor; its gradient flows to what it is multiplied with."""
-    coo = matrix.tocoo()
-    place = torch.from_numpy(np.stack([coo.row, coo.col]).astype(np.int64))
-    values = torch.from_numpy(coo.data.astype(np.float32))
-    return torch.sparse_coo_tensor(place, values, matrix.shape, check_invariants=False).coalesce()
 
 
 def standard_targets(patches: ImagePatchDataset, n_programs: int) -> tuple[Tensor, Tensor, Tensor]:

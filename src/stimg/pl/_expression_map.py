@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from stimg import _keys
 from stimg._input._checks import (
-    check_coordinates,
     check_expression,
     check_gene_list,
     check_var_unique,
     checked,
     get_layer,
 )
+from stimg._input._records import read_record, said
 from stimg._input._tables import resolve_table
 from stimg._slide._values import log_normalise
 from stimg.pl._canvas import (
+    LARGEST_SIDE,
+    Section,
     add_colour_bar,
     add_scale_bar,
     draw_raster,
     draw_spots,
     frame,
-    pitch_of,
+    read_section,
     section_image,
-    section_rows,
 )
 
 if TYPE_CHECKING:
@@ -46,52 +49,96 @@ def expression_map(
     measured_layer: str | None = None,
     image: np.ndarray | None = None,
     image_scale: float = 1.0,
-    spatial_key: str = _keys.SPATIAL,
+    spatial_key: str | None = None,
     library_id: str | None = None,
     table_key: str | None = None,
 ) -> np.ndarray:
-    """Draw H&E, measured expression, its prediction and the dense map of genes side by side.
+    """Draw H&E, measured expression, predicted expression and the dense map of genes side by side.
 
     Parameters
     ----------
     adata
-        A slide with :func:`stimg.tl.predict_expression` done.
+        A slide after :func:`stimg.tl.predict_expression`.
     genes
-        Genes, one a row.
+        Genes, one per row.
     layer
         Layer that `predict_expression` wrote.
     measured_layer
         Layer with raw counts; `.X` by default.
     image, image_scale
         H&E to draw, (height, width, 3), and its pixels per unit of the coordinates; by default the larger image in
-        `.uns["spatial"]`.
-    spatial_key, library_id, table_key
-        Where coordinates, the image and the table are.
+        `.uns["spatial"]`, or the file that is named there.
+    library_id
+        The section to draw, if there are several.
+    spatial_key, table_key
+        Where the coordinates and the table are.
 
     Returns
     -------
     ndarray
-        Axes, shape (number of genes, 3), or with a dense map of any of the genes (number of genes, 4): H&E, measured,
-        predicted, map. All panels of a gene share one colour scale, in log-normalised counts.
+        Axes, shape (number of genes, number of panels): H&E, measured, predicted, map; without the panel "measured"
+        for a slide without counts, and without the panel "map" if none of the genes has a dense map. All panels of a
+        gene share one colour scale, in log-normalised counts.
 
     Raises
     ------
     KeyError
         The layer, its record in `.uns`, the coordinates or a gene is missing.
     ValueError
-        No gene to draw, measured values that are no raw counts, or a gene without a prediction.
+        No gene to draw, measured values that are not raw counts, a gene without a prediction, or several sections and
+        no `library_id`.
     """
     import matplotlib.pyplot as plt
 
     table = resolve_table(adata, table_key)
-    records = table.uns.get(_keys.UNS, {})
-    if layer not in table.layers or _keys.STEP_PREDICT not in records:
+    record = read_record(table, _keys.STEP_PREDICT, layer)
+    if layer not in table.layers or not record:
         msg = (
-            f"Key {layer!r} (`layer`) not found in `adata.layers`, or not how it was made in `adata.uns['stimg']`. "
+            f"Key {layer!r} (`layer`) not found in `adata.layers`, or its record not found in `adata.uns['stimg']`. "
             f"Available layers: {list(table.layers)}. Run `stimg.tl.predict_expression(adata, model)` first."
         )
         raise KeyError(msg)
-    coordinates = check_coordinates(table, spatial_key)
+    divided = said(table, "library_key", None) is not None
+    section = read_section(table, spatial_key, None, library_id if divided else None)
+    section = section if divided else replace(section, name=library_id)
+    rows, coordinates = section.rows, section.coordinates
+    genes, columns = _check_genes(table, genes)
+    predicted = np.asarray(table.layers[layer][rows][:, columns])
+    if absent := [gene for gene, values in zip(genes, predicted.T, strict=True) if not np.isfinite(values).any()]:
+        msg = f"`genes` that the model does not predict: {absent[:5]}."
+        raise ValueError(msg)
+    dense = read_record(table, _keys.map_key(layer)) or {"genes": []}
+    measured = _measured(table, measured_layer, columns, float(record["target_sum"]))
+    shown = {"measured": measured[rows]} if measured is not None else {}
+    shown["predicted"] = predicted
+    found = _image_of(table, section, library_id) if image is None else (np.asarray(image), image_scale)
+    diameter = FILL * section.pitch
+    has_map = any(gene in dense["genes"] for gene in genes)
+    shape = (len(genes), 1 + len(shown) + has_map)
+    size = (3.3 * shape[1] + 1, 3.2 * shape[0])
+    axes = plt.subplots(*shape, figsize=size, squeeze=False, layout="constrained")[1]
+    for i, (panels, gene) in enumerate(zip(axes, genes, strict=True)):
+        top = float(np.nanquantile(np.concatenate([values[:, i] for values in shown.values()]), 0.99)) or 1.0
+        style: dict[str, Any] = {"cmap": "viridis", "clim": (0.0, top)}
+        if found is not None:
+            draw_raster(panels[0], *found)
+        frame(panels[0], coordinates, diameter)
+        panels[0].set_title("H&E")
+        for ax, (what, values) in zip(panels[1:], shown.items(), strict=False):
+            spots = draw_spots(ax, coordinates, diameter, array=values[:, i], linewidths=0, **style)
+            ax.set_title(f"{gene}, {what}")
+        if has_map and gene in dense["genes"]:
+            _draw_map(panels[-1], dense, gene, **style)
+            panels[-1].set_title(f"{gene}, map")
+        if has_map:
+            frame(panels[-1], coordinates, diameter)
+        add_colour_bar(spots, panels[-1], str(record["unit"]))
+    add_scale_bar(axes[-1, 0], section)
+    return axes
+
+
+def _check_genes(table: AnnData, genes: str | Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Names of the genes to draw, and their columns."""
     check_var_unique(table)
     genes = [genes] if isinstance(genes, str) else list(genes)
     check_gene_list(genes)
@@ -99,47 +146,35 @@ def expression_map(
         msg = "Expected at least one gene to draw in `genes`, found none."
         raise ValueError(msg)
     if unknown := [gene for gene in genes if gene not in table.var_names]:
-        msg = f"`genes` not in `adata.var_names`: {unknown[:5]}. Take some of {list(table.var_names[:5])}, ..."
+        msg = f"`genes` not in `adata.var_names`: {unknown[:5]}. Choose from {list(table.var_names[:5])}, ..."
         raise KeyError(msg)
-    columns = table.var_names.get_indexer(genes)
-    predicted = np.asarray(table.layers[layer][:, columns])
-    if absent := [gene for gene, values in zip(genes, predicted.T, strict=True) if not np.isfinite(values).any()]:
-        msg = f"`genes` that the model does not predict: {absent[:5]}."
-        raise ValueError(msg)
-    record = records[_keys.STEP_PREDICT]
-    name = f"layers[{measured_layer!r}]" if measured_layer else "X"
-    counts = check_expression(get_layer(table, measured_layer), "counts", name=name)
-    measured = log_normalise(counts, float(record["target_sum"]), columns).toarray()
-    rows = section_rows(table, None, None)
-    found = (
-        (np.asarray(image), image_scale)
-        if image is not None
-        else section_image(table, rows, library_id, ("hires", "lowres"))
-    )
-    dense = records.get(_keys.EXPRESSION_MAP, {"genes": []})
-    diameter = FILL * pitch_of(table, coordinates, spatial_key)
-    n_panels = 4 if any(gene in dense["genes"] for gene in genes) else 3
-    shape = (len(genes), n_panels)
-    size = (3.3 * n_panels + 1, 3.2 * len(genes))
-    axes = plt.subplots(*shape, figsize=size, squeeze=False, layout="constrained")[1]
-    for panels, gene, true, guess in zip(axes, genes, measured.T, predicted.T, strict=True):
-        top = float(np.nanquantile(np.concatenate([true, guess]), 0.99)) or 1.0
-        style: dict[str, Any] = {"cmap": "viridis", "clim": (0.0, top)}
-        if found is not None:
-            draw_raster(panels[0], *found)
-        frame(panels[0], coordinates, diameter)
-        panels[0].set_title("H&E")
-        for ax, values, what in ((panels[1], true, "measured"), (panels[2], guess, "predicted")):
-            spots = draw_spots(ax, coordinates, diameter, array=values, linewidths=0, **style)
-            ax.set_title(f"{gene}, {what}")
-        if n_panels == 4 and gene in dense["genes"]:
-            _draw_map(panels[3], dense, gene, **style)
-            panels[3].set_title(f"{gene}, map")
-        if n_panels == 4:
-            frame(panels[3], coordinates, diameter)
-        add_colour_bar(spots, panels[-1], str(record["unit"]))
-    add_scale_bar(axes[-1, 0], table, spatial_key)
-    return axes
+    return genes, table.var_names.get_indexer(pd.Index(genes))
+
+
+def _measured(table: AnnData, layer: str | None, columns: np.ndarray, target_sum: float) -> np.ndarray | None:
+    """Log-normalised expression of the genes at `columns`, `None` for a slide that was not measured."""
+    if layer is None and table.X is None:
+        return None
+    counts = check_expression(get_layer(table, layer), "counts", name=f"layers[{layer!r}]" if layer else "X")
+    return log_normalise(counts, target_sum, columns).toarray() if counts.nnz else None
+
+
+def _image_of(table: AnnData, section: Section, library_id: str | None) -> tuple[np.ndarray, float] | None:
+    """Return the section's H&E and its pixels per unit of the coordinates, from `.uns["spatial"]` or its file."""
+    from stimg._image._place import get_library, image_file
+    from stimg._image._slide_image import open_image
+
+    if (found := section_image(table, section, ("hires", "lowres"))) is not None:
+        return found
+    known = library_id in table.uns.get(_keys.SPATIAL, {})
+    if not known and len(section.rows) < table.n_obs:
+        return None
+    path = image_file(get_library(table, library_id if known else None))
+    if path is None:
+        return None
+    opened = open_image(path, 1.0, "image")  # coordinates are in pixels of the file
+    step = -(-max(opened.shape) // LARGEST_SIDE)
+    return opened.overview(step), 1 / step
 
 
 def _draw_map(ax: Any, dense: dict[str, Any], gene: str, **style: Any) -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+    from stimg._image._slide_image import SlideImage
+
 MOST_SITES = 1e8
 LONGEST_PREVIEW = 2000  # pixels
 
@@ -33,7 +35,7 @@ def image_grid(
 ) -> AnnData:
     """Lay a grid of spots over the tissue of an H&E image that was never sequenced.
 
-    What comes back is a slide without counts, for :func:`stimg.tl.predict_expression`.
+    The result is a slide without counts, for :func:`stimg.tl.predict_expression`.
 
     Parameters
     ----------
@@ -46,17 +48,17 @@ def image_grid(
     diameter_um
         Diameter of the spots in micrometres; by default the pitch.
     image_mpp
-        Micrometres per pixel; by default those in the file.
+        Micrometres per pixel; by default as stated in the file.
     name
         Name of the library in `.uns["spatial"]`.
 
     Returns
     -------
     AnnData
-        One observation a site of the grid that lies on tissue, without counts (`.X` is empty CSR), with
+        One observation for each site of the grid that lies on tissue, without counts (`.X` is an empty CSR), with
         `.obsm["spatial"]` in pixels of the image, `.obs["array_row"]`, `.obs["array_col"]`, the lattice of
         :func:`stimg.pp.to_lattice`, and in `.uns["spatial"][name]` a preview of the image, its scale, the spots'
-        diameter and the path of the file. Of an array, pass the array again to `predict_expression`.
+        diameter and the path of the file. If `image` is an array, pass it to `predict_expression` as well.
 
     Raises
     ------
@@ -65,7 +67,7 @@ def image_grid(
     OSError
         The file is damaged or of an unknown format.
     ValueError
-        A bad argument, no image, no resolution, or no tissue.
+        A bad argument, an array that is not an image, an unknown resolution, or no tissue.
 
     Examples
     --------
@@ -92,26 +94,14 @@ def image_grid(
         msg = "Micrometres per pixel of `image` are not known. Pass `image_mpp`."
         raise ValueError(msg)
     opened = open_image(image, image_mpp, name)
-    mask, mask_mpp = opened.tissue
-    extent = np.array(opened.shape) * image_mpp
-    if (count := np.prod(extent / pitch_um)) > MOST_SITES:
-        msg = f"The grid would have {count:.2g} sites. Pass a larger `pitch_um`, or correct `image_mpp`={image_mpp:g}."
-        raise ValueError(msg)
-    axes = [np.arange(pitch_um / 2, end, pitch_um) for end in extent]
-    sites = np.stack(np.meshgrid(*(np.arange(len(axis)) for axis in axes), indexing="ij"), -1).reshape(-1, 2)
-    centres = (sites + 0.5) * pitch_um
-    pixels = np.minimum((centres / mask_mpp).astype(int), np.array(mask.shape) - 1)
-    kept = np.flatnonzero(mask[tuple(pixels.T)])
-    if not len(kept):
-        msg = f"No site of a grid of {pitch_um:g} micrometres lies on tissue of {name!r}. Check `image_mpp`."
-        raise ValueError(msg)
-    rows, cols = sites[kept].T.astype(np.int32)
+    sites = _sites_on_tissue(opened, pitch_um)
+    rows, cols = sites.T.astype(np.int32)
     obs = pd.DataFrame(
         {_keys.ARRAY_ROW: rows, _keys.ARRAY_COL: cols}, index=[f"{r}x{c}" for r, c in zip(rows, cols, strict=True)]
     )
-    grid = AnnData(sparse.csr_matrix((len(kept), len(names)), dtype=np.float32), obs, pd.DataFrame(index=names))
-    grid.obsm[_keys.SPATIAL] = centres[kept][:, ::-1] / image_mpp
-    preview_mpp = max(image_mpp, float(extent.max()) / LONGEST_PREVIEW)
+    grid = AnnData(sparse.csr_matrix((len(sites), len(names)), dtype=np.float32), obs, pd.DataFrame(index=names))
+    grid.obsm[_keys.SPATIAL] = ((sites + 0.5) * pitch_um)[:, ::-1] / image_mpp
+    preview_mpp = max(image_mpp, float(max(opened.shape) * image_mpp) / LONGEST_PREVIEW)
     grid.uns[_keys.SPATIAL] = {
         name: {
             "images": {"hires": opened.overview(preview_mpp)},
@@ -122,6 +112,22 @@ def image_grid(
             "metadata": {"source_image_path": str(Path(image).resolve())} if isinstance(image, str | Path) else {},
         }
     }
-    to_lattice(grid, "square")
-    grid.uns[_keys.UNS][_keys.STEP_LATTICE]["pitch_um"] = float(pitch_um)
+    to_lattice(grid, "square", um_per_unit=image_mpp)
     return grid
+
+
+def _sites_on_tissue(image: SlideImage, pitch_um: float) -> np.ndarray:
+    """Row and column of the grid's sites whose centres lie on tissue, int64 (n, 2)."""
+    mask, mask_mpp = image.tissue
+    extent = np.array(image.shape) * image.mpp
+    if (count := np.prod(extent / pitch_um)) > MOST_SITES:
+        msg = f"The grid would have {count:.2g} sites. Pass a larger `pitch_um`, or correct `image_mpp`={image.mpp:g}."
+        raise ValueError(msg)
+    axes = [np.arange(len(np.arange(pitch_um / 2, end, pitch_um))) for end in extent]
+    sites = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
+    pixels = np.minimum(((sites + 0.5) * pitch_um / mask_mpp).astype(int), np.array(mask.shape) - 1)
+    kept = sites[mask[tuple(pixels.T)]]
+    if not len(kept):
+        msg = f"No site of a grid of {pitch_um:g} micrometres lies on tissue of {image.name!r}. Check `image_mpp`."
+        raise ValueError(msg)
+    return kept

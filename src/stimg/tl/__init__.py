@@ -7,7 +7,8 @@ import lazy_loader as _lazy
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
-        "_retrieve": ["retrieve", "retrieve_expression"],
+        "_retrieve": ["retrieve"],
+        "_retrieve_expression": ["retrieve_expression"],
         "_embed_pairs": ["embed_pairs"],
         "_align": ["align"],
         "_domains": ["domains"],
@@ -28,5 +29,5 @@ if TYPE_CHECKING:
     from stimg.tl._pretrain import pretrain as pretrain
     from stimg.tl._reconstruct import reconstruct as reconstruct
     from stimg.tl._retrieve import retrieve as retrieve
-    from stimg.tl._retrieve import retrieve_expression as retrieve_expression
+    from stimg.tl._retrieve_expression import retrieve_expression as retrieve_expression
     from stimg.tl._train_expression import train_expression as train_expression

@@ -17,14 +17,15 @@ from stimg._input._checks import (
     checked,
     get_layer,
 )
-from stimg._input._tables import prepare, resolve_table, write_uns
-from stimg._slide._values import log_normalise
+from stimg._input._device import resolve_device
+from stimg._input._records import write_record
+from stimg._input._tables import prepare, resolve_table
 
 if TYPE_CHECKING:
     from anndata import AnnData
-    from scipy import sparse
     from spatialdata import SpatialData
 
+    from stimg._data._image_patches import Surroundings
     from stimg.models import AlignmentModel
 
 logger = logging.getLogger("stimg")
@@ -44,7 +45,7 @@ def embed_pairs(
     lattice_key: str = _keys.LATTICE,
     image_key_added: str = _keys.IMAGE_EMBEDDING,
     gene_key_added: str = _keys.GENE_EMBEDDING,
-    spatial_key: str = _keys.SPATIAL,
+    spatial_key: str | None = None,
     library_id: str | None = None,
     image_key: str | None = None,
     table_key: str | None = None,
@@ -59,15 +60,16 @@ def embed_pairs(
     model
         From :func:`stimg.tl.align`, or the path of a file that its `save` wrote.
     image
-        As `images` of :func:`stimg.pp.to_image_patches`; by default the image in `adata`.
+        Path or array whose pixels are the units of `.obsm[spatial_key]`, as in :func:`stimg.pp.to_image_patches`; by
+        default the image in `adata`.
     layer
         Layer with raw counts; `.X` by default.
     batch_size
         Crops embedded at once.
     image_mpp
-        Micrometres per pixel of the image, where they are unknown.
+        Micrometres per pixel of the image, if `adata` and the file do not state them.
     device
-        `"auto"`, `"cpu"`, `"cuda"` or `"mps"`.
+        `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"` or `"mps"`.
     use_rep
         Spatial embedding in `.obsm`, for a model trained with `gene_encoder="embedding"`.
     lattice_key
@@ -82,8 +84,8 @@ def embed_pairs(
     Returns
     -------
     `None` (or the copy), with
-    `.obsm[image_key_added]` : float32 (n_obs, dim), of length one.
-    `.obsm[gene_key_added]` : float32 (n_obs, dim), of length one. Genes of the model that the slide lacks count as
+    `.obsm[image_key_added]` : float32 (n_obs, dim), rows of length one; NaN for spots outside the image.
+    `.obsm[gene_key_added]` : float32 (n_obs, dim), rows of length one. Genes of the model that the slide lacks count as
     average; a spatial network leaves them out.
     `.uns["stimg"]["embed_pairs"]` : parameters, the model's name and the sha256 of its file.
 
@@ -92,82 +94,39 @@ def embed_pairs(
     KeyError
         Coordinates, image, layer or lattice are missing.
     ValueError
-        No raw counts, no gene of the model in the slide, one key for both, or image and spots that do not fit each
+        No raw counts, no gene of the model in the slide, the same key twice, or image and spots that do not fit each
         other.
+
+    Warns
+    -----
+    UserWarning
+        Spots lie outside the image.
     """
-    import torch
-    from tqdm.auto import tqdm
-
-    from stimg import __version__
-    from stimg._apply._run_windows import get_device
-    from stimg._apply._surroundings import read_surroundings
-    from stimg._data._spot_crops import gene_inputs, read_crop, stain_inputs, window_inputs, z_scores
-    from stimg._image._place import read_image_slide
-    from stimg._settings import settings
+    from stimg._apply._pairs import embed_genes, embed_images
+    from stimg._image._place import ImageSource, place_on_image, rows_on_image
     from stimg.models import AlignmentModel
+    from stimg.models._given import given_model
 
-    device = get_device(device)
+    device = resolve_device(device)
     check_positive_int("batch_size", batch_size)
     if image_key_added == gene_key_added:
         msg = f"Expected two different keys, found {image_key_added!r} as `image_key_added` and as `gene_key_added`."
         raise ValueError(msg)
-    if isinstance(model, str | Path):
-        model = AlignmentModel.load(model)
-    if not isinstance(model, AlignmentModel):
-        msg = f"Expected `model` to be a `stimg.models.AlignmentModel` or a path, found {type(model).__name__}."
-        raise TypeError(msg)
+    model = given_model(AlignmentModel, model)
     table = resolve_table(adata, table_key, copy=copy)
     check_var_unique(table)
-    name = f"layers[{layer!r}]" if layer else "X"
-    counts = check_expression(get_layer(table, layer), "counts", name=name)
-    encoder = model.config.gene_encoder
-    if encoder == "embedding":
-        read = _spatial_embedding(table, model, use_rep)
-    elif encoder == "tuned":
-        around = read_surroundings(table, model.spatial, np.arange(table.n_obs), layer=layer, lattice_key=lattice_key)
-    else:
-        read = _targets(table, model, counts)
-    mpp, size = float(model.card["mpp"]), int(model.card["size"])
-    place = read_image_slide(
-        adata,
-        image,
-        mpp=mpp,
-        spatial_key=spatial_key,
-        library_id=library_id,
-        image_key=image_key,
-        table_key=table_key,
-        image_mpp=image_mpp,
-        diameter_um=float(model.card["diameter_um"]),
-        name="adata",
-    )
-    if encoder != "tuned":
-        values = torch.from_numpy(z_scores(read) if encoder == "embedding" else gene_inputs(read, place.centres))
-    normalise = bool(model.card["stain_normalise"])
-    looks = torch.from_numpy(stain_inputs(place.image, place.centres, size=size, mpp=mpp, stain_normalise=normalise))
-    network = model.network.to(device).eval()
-    found: dict[str, list[np.ndarray]] = {image_key_added: [], gene_key_added: []}
-    try:
-        with torch.no_grad():
-            starts = range(0, table.n_obs, batch_size)
-            for start in tqdm(starts, desc="Reading H&E", disable=not settings.progress, leave=False):
-                some = slice(start, start + batch_size)
-                pixels = None
-                if network.encoder is not None:
-                    crops = [read_crop(place.image, centre, size, mpp, normalise) for centre in place.centres[some]]
-                    pixels = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).to(device).float() / 255
-                images = network.encode_images(looks[some].to(device), pixels)
-                if encoder == "tuned":
-                    windows = {key: part.to(device) for key, part in window_inputs(around, some).items()}
-                    genes = network.encode_genes(network.encode_surroundings(**windows))
-                else:
-                    genes = network.encode_genes(values[some].to(device))
-                for key, part in ((image_key_added, images), (gene_key_added, genes)):
-                    found[key].append(part.cpu().numpy())
-    finally:
-        network.cpu()
+    read = _gene_side(table, model, layer=layer, use_rep=use_rep, lattice_key=lattice_key)
+    diameter_um, mpp = float(model.card["diameter_um"]), float(model.card["mpp"])
+    source = ImageSource(image, image_mpp, diameter_um, spatial_key, library_id, image_key, table_key)
+    place = place_on_image(adata, source, mpp=mpp)
+    inside = rows_on_image(place.image, place.centres)
+    options: dict[str, Any] = {"batch_size": batch_size, "device": device}
+    images = np.full((table.n_obs, model.config.dim), np.nan, dtype=np.float32)
+    images[inside] = embed_images(model, place.image, place.centres[inside], **options)
+    genes = embed_genes(model, read, place.centres, **options)
     table, result = prepare(adata, table_key, copy)
-    for key, parts in found.items():
-        table.obsm[key] = np.concatenate(parts)
+    table.obsm[image_key_added], table.obsm[gene_key_added] = images, genes
+    encoder = model.config.gene_encoder
     record = {
         "image_key_added": image_key_added,
         "gene_key_added": gene_key_added,
@@ -175,35 +134,34 @@ def embed_pairs(
         "layer": layer or "",
         "use_rep": use_rep if encoder == "embedding" else "",
         "mpp": mpp,
-        "crop_size": size,
+        "crop_size": int(model.card["size"]),
         "model": model.card["name"],
         "sha256": model.sha256,
-        "version": __version__,
     }
-    write_uns(table, _keys.STEP_ALIGN, record)
+    for key in (image_key_added, gene_key_added):
+        write_record(table, _keys.STEP_ALIGN, key, record)
     logger.info("Added .obsm[%r] and .obsm[%r]: %d spots.", image_key_added, gene_key_added, table.n_obs)
     return result
 
 
-def _targets(table: AnnData, model: AlignmentModel, counts: sparse.csr_array) -> np.ndarray:
-    """Log-normalised expression float32 (n_obs, n_genes) of the model's genes, NaN for those that the table lacks."""
-    columns = table.var_names.get_indexer(model.genes)
-    known = np.flatnonzero(columns >= 0)
-    if not len(known):
-        msg = f"None of the model's {len(model.genes)} genes ({model.genes[0]}, ...) is in `adata.var_names`."
-        raise ValueError(msg)
-    targets = np.full((table.n_obs, len(model.genes)), np.nan, dtype=np.float32)
-    targets[:, known] = log_normalise(counts, float(model.card["target_sum"]))[:, columns[known]].toarray()
-    return targets
+def _gene_side(
+    table: AnnData, model: AlignmentModel, *, layer: str | None, use_rep: str, lattice_key: str
+) -> np.ndarray | Surroundings:
+    """Check and read what the model's gene encoder needs of every spot."""
+    from stimg._apply._surroundings import read_surroundings
+    from stimg._data._targets import expression_of, model_columns
 
-
-def _spatial_embedding(table: AnnData, model: AlignmentModel, key: str) -> np.ndarray:
-    """Embedding `.obsm[key]`, whose width is compared with that of the model."""
-    embedding = check_embedding(table, key)
-    if embedding.shape[1] != model.config.embedding_dim:
+    name = f"layers[{layer!r}]" if layer else "X"
+    counts = check_expression(get_layer(table, layer), "counts", name=name)
+    if model.config.gene_encoder == "tuned":
+        return read_surroundings(table, model.spatial, np.arange(table.n_obs), layer=layer, lattice_key=lattice_key)
+    if model.config.gene_encoder != "embedding":
+        return expression_of(counts, model_columns(table, model), float(model.card["target_sum"]))
+    embedding, width = check_embedding(table, use_rep), model.config.embedding_dim
+    if embedding.shape[1] != width:
         msg = (
-            f"Expected `adata.obsm[{key!r}]` of {model.config.embedding_dim} columns, which the model reads, "
-            f"found {embedding.shape[1]}. Embed with the weights it was trained with."
+            f"Expected `adata.obsm[{use_rep!r}]` with {width} columns, as in the model's training, found "
+            f"{embedding.shape[1]}. Embed with the weights that the model was trained with."
         )
         raise ValueError(msg)
     return embedding

@@ -1,0 +1,120 @@
+"""Predict expression from H&E by retrieval."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stimg import _keys
+from stimg._input._checks import (
+    check_expression,
+    check_gene_list,
+    check_positive,
+    check_positive_int,
+    checked,
+    get_layer,
+)
+from stimg._input._records import write_record
+from stimg._input._tables import prepare, resolve_table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+logger = logging.getLogger("stimg")
+
+
+@checked
+def retrieve_expression(
+    adata: AnnData | SpatialData,
+    reference: AnnData | SpatialData | Sequence[AnnData | SpatialData],
+    genes: Sequence[str],
+    *,
+    n_neighbors: int = 50,
+    temperature: float = 0.05,
+    layer: str | None = None,
+    query_rep: str = _keys.IMAGE_EMBEDDING,
+    use_rep: str = _keys.GENE_EMBEDDING,
+    key_added: str = _keys.RETRIEVED,
+    table_key: str | None = None,
+    copy: bool = False,
+) -> AnnData | SpatialData | None:
+    """Predict expression from H&E by averaging the reference spots that match each spot best (after BLEEP).
+
+    Parameters
+    ----------
+    adata
+        A slide after :func:`stimg.tl.embed_pairs`. Its own expression is not used.
+    reference
+        Slides with raw counts after :func:`stimg.tl.embed_pairs` with the same model.
+    genes
+        Genes to predict; they must be in `adata` and in every reference.
+    n_neighbors
+        Number of reference spots to average.
+    temperature
+        Their weights are proportional to exp(cosine / temperature).
+    layer
+        Layer of the references with raw counts; `.X` by default.
+    query_rep, use_rep
+        Embeddings in `.obsm` of `adata` and of the references.
+    key_added
+        Key of the layer.
+    table_key
+        Table of a `SpatialData`.
+    copy
+        Return a changed copy and leave `adata` as it is.
+
+    Returns
+    -------
+    `None` (or the copy), with
+    `.layers[key_added]` : float32, dense (n_obs, n_vars), log-normalised expression (counts per 10,000); NaN for other
+    genes and for spots outside the image.
+    `.uns["stimg"]["retrieve_expression"]` : parameters.
+
+    Raises
+    ------
+    KeyError
+        An embedding or a gene is missing.
+    ValueError
+        Embeddings with different numbers of columns, references without raw counts, or a bad argument.
+
+    References
+    ----------
+    Xie et al. 2023, BLEEP, arXiv 2306.01859.
+    """
+    from stimg._apply._nearest import nearest, pair_embeddings
+    from stimg._data._targets import TARGET_SUM, expression_of
+
+    check_positive_int("n_neighbors", n_neighbors)
+    check_positive("temperature", temperature)
+    table = resolve_table(adata, table_key, copy=copy)
+    queries = pair_embeddings([table], query_rep)
+    given = list(reference) if isinstance(reference, list | tuple) else [reference]
+    tables = [resolve_table(slide, table_key) for slide in given]
+    check_gene_list(genes)
+    wanted = list(genes)
+    for one in (table, *tables):
+        if absent := [gene for gene in wanted if gene not in one.var_names]:
+            msg = f"{len(absent)} of `genes` are not in every slide ({absent[:3]}, ...). Name genes that all have."
+            raise KeyError(msg)
+    searched, values = pair_embeddings(tables, use_rep), []
+    for one in tables:
+        name = f"layers[{layer!r}]" if layer else "X"
+        counts = check_expression(get_layer(one, layer), "counts", name=name)
+        values.append(expression_of(counts, one.var_names.get_indexer(wanted), TARGET_SUM))
+    best, similarity = nearest(queries, searched, n_neighbors)
+    weight = np.exp((similarity - similarity.max(1, keepdims=True)) / temperature)
+    weight /= weight.sum(1, keepdims=True)
+    predicted = np.einsum("nk,nkg->ng", weight, np.concatenate(values)[best])
+    table, result = prepare(adata, table_key, copy)
+    found = np.full(table.shape, np.nan, dtype=np.float32)
+    found[:, table.var_names.get_indexer(wanted)] = predicted
+    table.layers[key_added] = found
+    record = {"n_neighbors": n_neighbors, "temperature": temperature, "n_slides": len(tables)}
+    write_record(table, _keys.STEP_RETRIEVE, key_added, record)
+    logger.info("Added .layers[%r]: %d genes of %d spots.", key_added, len(wanted), table.n_obs)
+    return result
