@@ -4,13 +4,8 @@ import numpy as np
 import torch
 from scipy import stats
 
-from stimg._train._expression import (
-    jitter_colours,
-    log_normalised,
-    negative_binomial_loss,
-    neighbours,
-    uncorrelated,
-)
+from stimg._train._expression import log_normalised, negative_binomial_loss, neighbours, uncorrelated
+from stimg._train._images import jitter_colours
 
 
 def test_one_minus_pearson():
