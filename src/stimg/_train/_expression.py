@@ -48,7 +48,6 @@ class ExpressionModule(TrainingModule):
     `held_out` marks the spots of each slide, bool (n_spots,), that only the validation loss sees.
     """
 
-    sample = "image"
     network: DenseNetwork
     recipe: DenseConfig
 
@@ -91,6 +90,10 @@ class ExpressionModule(TrainingModule):
             errors = negative_binomial_loss(means, spots.counts.to(device), self.dispersion)
         error = (errors * known).sum() / known.sum().clamp(min=1)
         return error + self.recipe.pearson_loss * uncorrelated(predicted, truth)
+
+    def n_samples(self, batch: dict[str, Tensor]) -> int:
+        """Weight of a batch in the loss of its epoch: its crops, in validation its held-out spots."""
+        return len(batch["image"]) if self.training else len(self.kept(batch))
 
     def kept(self, batch: dict[str, Tensor]) -> np.ndarray:
         """Find the spots of a batch that count: those for training, in validation those held out."""
@@ -149,7 +152,8 @@ def train_dense(
         plain = DataLoader(patches.with_augment(False), config.batch_size, **options)
         network.start_from_stain(*stain_regression(module, plain))
         loader = DataLoader(patches, config.batch_size, sampler=EpochSampler(len(patches), run.seed), **options)
-        return network, run.fit(module, loader, plain if run.val_fraction else None)
+        validated = any(spots.any() for spots in held_out)
+        return network, run.fit(module, loader, plain if validated else None)
 
 
 def stain_regression(module: ExpressionModule, loader: Iterable[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:

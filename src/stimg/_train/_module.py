@@ -35,6 +35,10 @@ class TrainingModule(L.LightningModule, ABC):
     def loss(self, batch: dict[str, Tensor], seed: int) -> Tensor:
         """Loss of one batch; everything random in it depends on the seed alone."""
 
+    def n_samples(self, batch: dict[str, Tensor]) -> int:
+        """Weight of a batch in the loss of its epoch."""
+        return len(batch[self.sample])
+
     def relative_rate(self, name: str) -> float:
         """Learning rate of a parameter relative to that of the recipe."""
         return 1.0
@@ -56,7 +60,7 @@ class TrainingModule(L.LightningModule, ABC):
         self._log("val_loss", self.loss(batch, batch_idx), batch)
 
     def _log(self, name: str, loss: Tensor, batch: dict[str, Tensor], *, across_processes: bool = False) -> None:
-        options: dict[str, Any] = {"batch_size": len(batch[self.sample]), "sync_dist": across_processes}
+        options: dict[str, Any] = {"batch_size": self.n_samples(batch), "sync_dist": across_processes}
         self.log(name, loss, on_step=False, on_epoch=True, prog_bar=True, **options)
 
     def configure_optimizers(self) -> Any:
