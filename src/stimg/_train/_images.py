@@ -8,11 +8,25 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
+from stimg.nn import ConvEncoder
+from stimg.nn._encoder import BUNDLED_ENCODER
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from stimg._data import ImagePatchDataset
     from stimg._train._run import Run
+
+
+def check_tuning(encoder: Any, tune_encoder: bool) -> None:
+    """Refuse `tune_encoder=True` where it has no effect."""
+    bundled = isinstance(encoder, ConvEncoder) or (isinstance(encoder, str) and encoder == BUNDLED_ENCODER)
+    if tune_encoder and (encoder is None or bundled):
+        msg = (
+            f"`tune_encoder=True` is for other encoders: {BUNDLED_ENCODER!r} is always trained, and without an encoder "
+            "only the stain is read. Leave it out, or name another `encoder`."
+        )
+        raise ValueError(msg)
 
 
 def image_card(run: Run, patches: ImagePatchDataset, encoder: Any, size: int, **more: Any) -> dict[str, Any]:

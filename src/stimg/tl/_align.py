@@ -96,7 +96,7 @@ callbacks, trainer_kwargs, rng
     from stimg._data import ImagePatchDataset
     from stimg._train._align import config_for, train_alignment
     from stimg._train._held_out import hold_out
-    from stimg._train._images import image_card
+    from stimg._train._images import check_tuning, image_card
     from stimg._train._run import Run
     from stimg.models import AlignmentModel
     from stimg.nn import AlignConfig
@@ -109,6 +109,7 @@ callbacks, trainer_kwargs, rng
         msg = f"Expected `crop_size` to be a multiple of {CROP_STEP} pixels, found {crop_size}."
         raise ValueError(msg)
     run = Run.of(locals())
+    check_tuning(encoder, tune_encoder)
     config = config_for(patches, config)
     held = np.concatenate(hold_out(patches, val_fraction, run.seed))
     if (~held).sum() < 2:
@@ -119,7 +120,7 @@ callbacks, trainer_kwargs, rng
     card = image_card(run, patches, encoder, crop_size)
     if config.gene_encoder == "tuned":
         base: Any = patches.spatial_model
-        card["spatial"] = {"genes": base.genes.tolist(), "sha256": base.sha256, **base.card}
+        card["spatial"] = {**base.card, "genes": base.genes.tolist(), "sha256": base.sha256}
     model = AlignmentModel(network, np.asarray(patches.genes, dtype=str), card, history)
     logger.info("Trained %s", model)
     return model

@@ -91,7 +91,7 @@ trainer_kwargs, rng
     from stimg._data import ImagePatchDataset
     from stimg._train._expression import train_dense
     from stimg._train._held_out import hold_out
-    from stimg._train._images import image_card
+    from stimg._train._images import check_tuning, image_card
     from stimg._train._run import Run
     from stimg.models import ExpressionModel
     from stimg.nn import DenseConfig
@@ -101,6 +101,7 @@ trainer_kwargs, rng
     config = DenseConfig() if config is None else config
     check_made_by("config", config, DenseConfig, "stimg.nn.DenseConfig")
     run = Run.of(locals())
+    check_tuning(encoder, tune_encoder)
     if patches.size % COARSEST_STRIDE:
         msg = f"Expected patches with a `size` that is a multiple of {COARSEST_STRIDE} pixels, found {patches.size}."
         raise ValueError(msg)
