@@ -43,8 +43,10 @@ from torch.utils.data import DataLoader
 import stimg
 from stimg._data._spot_crops import SpotCropDataset
 from stimg._train._align import neighbours_of
-from stimg._train._expression import jitter_colours
-from stimg._train._loop import EpochSampler, TrainingModule, fit_module
+from stimg._train._images import jitter_colours
+from stimg._train._module import TrainingModule
+from stimg._train._run import Run
+from stimg._train._sampler import EpochSampler
 from stimg.models import Model
 from stimg.nn import AlignConfig, AlignNetwork, ConvEncoder
 from stimg.nn._losses import contrastive_loss
@@ -91,18 +93,8 @@ def image_only(patches: Any, config: AlignConfig, epochs: int, seed: int) -> Ali
     every = np.arange(sum(len(slide.centres) for slide in patches.slides))
     spots = SpotCropDataset(patches, CROP, every, crops=True, augment=True)
     loader = DataLoader(spots, config.batch_size, sampler=EpochSampler(len(spots), seed), drop_last=True)
-    module = ImageOnly(network, config, max_seconds=None, seed=seed)
-    options = {"max_epochs": epochs, "accelerator": "cpu"}
-    fit_module(
-        module,
-        loader,
-        None,
-        early_stopping=None,
-        checkpoint_dir=None,
-        resume=None,
-        callbacks=(),
-        trainer_kwargs=options,
-    )
+    run = Run(max_epochs=epochs, device="cpu", rng=seed)
+    run.fit(ImageOnly(network, config, run), loader, None)
     return network
 
 

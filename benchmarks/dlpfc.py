@@ -27,7 +27,7 @@ from baselines import add_shared_baselines, near_means, ring_means
 from sklearn.decomposition import PCA
 
 import stimg
-from stimg._train._programs import gene_programs
+from stimg._train._pretrain import gene_programs
 from stimg.models import Model
 from stimg.nn import GeneMAE, get_config
 from stimg.pp import PatchDataset

@@ -36,8 +36,10 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 import stimg
-from stimg._train._expression import jitter_colours, standard_targets
-from stimg._train._loop import TrainingModule, fit_module
+from stimg._train._expression import standard_targets
+from stimg._train._images import jitter_colours
+from stimg._train._module import TrainingModule
+from stimg._train._run import Run
 from stimg.nn import ConvEncoder, DenseConfig
 from stimg.nn._losses import uncorrelated
 
@@ -109,18 +111,8 @@ def spot_wise(crops: torch.Tensor, patches: object, test: torch.Tensor, epochs: 
     truth = (torch.from_numpy(np.concatenate([s.targets for s in patches.slides])) - mean) / sd
     network = SpotNetwork(len(patches.genes))
     loader = DataLoader(TensorDataset(crops, truth), 128, shuffle=True)
-    module = SpotModule(network, DenseConfig(), max_seconds=None, seed=seed)
-    options = {"max_epochs": epochs, "accelerator": "cpu"}
-    fit_module(
-        module,
-        loader,
-        None,
-        early_stopping=None,
-        checkpoint_dir=None,
-        resume=None,
-        callbacks=(),
-        trainer_kwargs=options,
-    )
+    run = Run(max_epochs=epochs, device="cpu", rng=seed)
+    run.fit(SpotModule(network, DenseConfig(), run), loader, None)
     with torch.no_grad():
         found = torch.cat([network(part.float() / 255) for part in test.split(256)])
     return (found * sd + mean).numpy()

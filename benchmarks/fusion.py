@@ -36,6 +36,7 @@ from stimg._apply._tokens import match_slides, site_tokens
 from stimg._data._image_patches import ImageSlide
 from stimg._data._spot_crops import stain_inputs, z_scores
 from stimg._image._crops import read_crop
+from stimg._train._pretrain import PretrainModule
 from stimg.models import Model
 from stimg.nn import draw_hidden
 
@@ -94,7 +95,7 @@ def train(slides: list[anndata.AnnData], *, epochs: int, seed: int, shown: bool)
         hidden = draw_hidden(batch, channel_mask, *args)
         return hidden & ~image_rows[genes_of["genes"]][:, None]
 
-    class Spy(stimg._train._loop.PretrainModule):
+    class Spy(PretrainModule):
         def loss(self, batch: dict[str, torch.Tensor], seed: int) -> torch.Tensor:
             genes_of["genes"] = batch["genes"]
             return super().loss(batch, seed)
@@ -102,8 +103,8 @@ def train(slides: list[anndata.AnnData], *, epochs: int, seed: int, shown: bool)
     if not shown:
         return stimg.tl.pretrain(patches, max_epochs=epochs, val_fraction=0.0, rng=seed, device="cpu")
     with (
-        mock.patch("stimg._train._loop.draw_hidden", only_genes),
-        mock.patch("stimg._train._loop.PretrainModule", Spy),
+        mock.patch("stimg._train._pretrain.draw_hidden", only_genes),
+        mock.patch("stimg._train._pretrain.PretrainModule", Spy),
     ):
         return stimg.tl.pretrain(patches, max_epochs=epochs, val_fraction=0.0, rng=seed, device="cpu")
 

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import stimg
-from stimg._train._loop import EpochSampler
+from stimg._train._sampler import EpochSampler
 
 
 @pytest.fixture

@@ -220,6 +220,10 @@ def test_bad_settings_are_named(wrong):
         ({"resume": "nowhere.ckpt"}, FileNotFoundError, "resume"),
         ({"max_epochs": 0}, ValueError, "max_epochs"),
         ({"early_stopping": 2, "val_fraction": 0}, ValueError, "early_stopping"),
+        ({"max_time": "00:00:00:00"}, ValueError, "max_time"),
+        ({"device": "cuda:99"}, ValueError, "device"),
+        ({"tune_encoder": True}, ValueError, "tune_encoder"),
+        ({"tune_encoder": True, "encoder": "stimg-conv"}, ValueError, "always trained"),
     ],
 )
 def test_bad_input_to_training(patches, options, error, message):
@@ -315,6 +319,15 @@ def test_a_spatial_network_is_tuned(slides, slide, spatial_model, tmp_path):
     unread.X = unread.X[::-1]
     stimg.tl.embed_pairs(unread, model)
     assert np.abs(unread.obsm["X_stimg_gene"] - genes).max() > 0.01
+
+
+def test_the_vocabulary_is_that_of_the_spatial_model_whatever_its_card_says(slides, slide, spatial_model):
+    said = replace(spatial_model, card=spatial_model.card | {"genes": "the most variable of twelve"})
+    patches = stimg.pp.to_image_patches(slides, n_genes=2, spatial_model=said)
+    model = stimg.tl.align(patches, TUNED, max_steps=1, crop_size=64, device="cpu")
+    assert model.card["spatial"]["genes"] == spatial_model.genes.tolist()
+    stimg.tl.embed_pairs(slide, model)
+    assert np.isfinite(slide.obsm["X_stimg_gene"]).all()
 
 
 @pytest.mark.parametrize("platform", ["st", "visium"])

@@ -13,8 +13,9 @@ from sklearn.linear_model import RidgeCV
 from torch import nn
 
 import stimg
+from stimg._train._expression import ExpressionModule
 from stimg.models import ExpressionModel, Model
-from stimg.nn import DenseConfig, DenseNetwork
+from stimg.nn import ConvEncoder, DenseConfig, DenseNetwork
 
 CONFIG = DenseConfig(dim=16, n_programs=4, batch_size=4)
 KEY = "stimg_image"
@@ -64,6 +65,26 @@ def test_card_and_history(model):
     assert list(model.history["epoch"]) == [0, 1]
     assert np.isfinite(model.history["val_loss"]).all()
     assert "tumour" in repr(model)
+
+
+def test_the_validation_loss_is_that_of_the_held_out_spots(clean, monkeypatch):
+    loss = ExpressionModule.loss
+
+    def constant(module, batch, seed):
+        return loss(module, batch, seed) if module.training else torch.tensor(float(len(module.kept(batch)) > 0))
+
+    monkeypatch.setattr(ExpressionModule, "loss", constant)
+    patches = stimg.pp.to_image_patches(clean, size=96)
+    model = stimg.tl.train_expression(patches, replace(CONFIG, batch_size=1), max_epochs=1, device="cpu")
+    assert len(patches) > 4
+    assert model.history["val_loss"].tolist() == [1.0]
+
+
+def test_without_held_out_spots_there_is_no_validation(patches):
+    model = train(patches, val_fraction=0.01, max_epochs=2)
+    assert model.history["val_loss"].isna().all()
+    with pytest.raises(ValueError, match="early_stopping"):
+        train(patches, val_fraction=0.01, early_stopping=1)
 
 
 def test_the_network_learns_without_the_regression(clean, monkeypatch):
@@ -283,6 +304,9 @@ def test_an_encoder_of_others(patches, slide, tmp_path):
         ({"early_stopping": 3, "val_fraction": 0}, "early_stopping"),
         ({"max_epochs": 0}, "max_epochs"),
         ({"device": "abacus"}, "device"),
+        ({"max_time": "00:00:00:00"}, "max_time"),
+        ({"tune_encoder": True}, "always trained"),
+        ({"tune_encoder": True, "encoder": ConvEncoder()}, "always trained"),
     ],
 )
 def test_bad_arguments_of_training(patches, options, message):

@@ -3,11 +3,8 @@
 import numpy as np
 import torch
 
-from stimg._train._expression import (
-    jitter_colours,
-    log_normalised,
-    neighbours,
-)
+from stimg._train._expression import log_normalised, neighbours
+from stimg._train._images import jitter_colours
 
 
 def test_neighbours_are_of_the_same_crop():

@@ -146,12 +146,3 @@ def test_expression_is_trained_in_two_processes(tmp_path):
     for column in ("train_loss", "val_loss", "lr"):
         np.testing.assert_allclose(first[column], second[column], rtol=1e-6)
     np.testing.assert_allclose(first["train_loss"], alone["train_loss"], rtol=0.1)
-
-
-def test_forking_is_refused(make_slide):
-    patches = stimg.pp.to_patches(make_slide(), size=8, n_channels=24)
-    config = stimg.nn.Config(dim=32, encoder_layers=1, heads=2, n_programs=8)
-    with pytest.raises(ValueError, match="torchrun"):
-        stimg.tl.pretrain(
-            patches, config, max_epochs=1, device="cpu", trainer_kwargs={"devices": 2, "strategy": "ddp_spawn"}
-        )

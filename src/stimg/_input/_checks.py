@@ -148,9 +148,8 @@ def check_made_by(name: str, value: Any, kind: type, maker: str) -> None:
         raise TypeError(msg)
 
 
-def check_training(device: str, max_epochs: int, val_fraction: float, resume: str | Path | None) -> None:
+def check_training(max_epochs: int, val_fraction: float, resume: str | Path | None) -> None:
     """Raise unless these arguments of a training function can be used."""
-    check_choice("device", device, ("auto", "cpu", "cuda", "gpu", "mps"))
     check_positive_int("max_epochs", max_epochs)
     if not 0 <= val_fraction < 1:
         msg = f"Expected `val_fraction` in [0, 1), found {val_fraction}."

@@ -1,49 +1,48 @@
-"""The Lightning side of alignment."""
+"""Contrastive alignment of images and expression."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
-from stimg._train._expression import jitter_colours, pitch_px
-from stimg._train._loop import TrainingModule
-from stimg.nn import AlignConfig, AlignNetwork
+from stimg._data._spot_crops import SpotCropDataset
+from stimg._train._images import jitter_colours, pitch_um
+from stimg._train._module import TrainingModule
+from stimg._train._sampler import EpochSampler
+from stimg.nn import AlignConfig, AlignNetwork, get_encoder
 from stimg.nn._losses import contrastive_loss
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import Tensor
 
     from stimg._data import ImagePatchDataset
+    from stimg._train._run import Run
 
 
 class AlignModule(TrainingModule):
-    """Symmetric InfoNCE over the spots of a batch, and of those of all devices."""
+    """Symmetric InfoNCE over the spots of a batch, in training of those of all devices together."""
 
     sample = "look"
     network: AlignNetwork
     recipe: AlignConfig
 
-    def __init__(
-        self,
-        network: AlignNetwork,
-        recipe: AlignConfig,
-        patches: ImagePatchDataset,
-        *,
-        max_seconds: float | None,
-        seed: int,
-    ) -> None:
-        super().__init__(network, recipe, max_seconds=max_seconds, seed=seed)
-        reach = [pitch_px(slide.centres, 1.0) * recipe.neighbour_pitches for slide in patches.slides]
+    def __init__(self, network: AlignNetwork, recipe: AlignConfig, run: Run, patches: ImagePatchDataset) -> None:
+        super().__init__(network, recipe, run)
+        reach = [pitch_um(slide.centres) * recipe.neighbour_pitches for slide in patches.slides]
         self.register_buffer("reach", torch.tensor(reach, dtype=torch.float32), persistent=False)
         self.reach: Tensor
 
     def relative_rate(self, name: str) -> float:
-        """Learning rate of a parameter over that of the recipe: what is pretrained moves slowly."""
+        """Learning rate of a parameter relative to that of the recipe: pretrained ones move slowly."""
         return self.recipe.spatial_rate if name.startswith("network.spatial.") else 1.0
 
     def loss(self, batch: dict[str, Tensor], seed: int) -> Tensor:
-        """Loss of one batch; colours of training batches change at random."""
+        """Loss of one batch; the colours of training batches change at random."""
         images = None
         if "image" in batch:
             images = batch["image"].float() / 255
@@ -67,6 +66,50 @@ class AlignModule(TrainingModule):
 
 
 def neighbours_of(slide: Tensor, centre: Tensor, reach: Tensor) -> Tensor:
-    """Which pairs are of one slide and within its reach, bool (n, n)."""
+    """Which pairs of spots lie on one slide and within its reach, bool (n, n)."""
     near = torch.cdist(centre, centre) <= reach[slide][:, None]
     return near & (slide[:, None] == slide[None])
+
+
+def train_alignment(
+    patches: ImagePatchDataset, config: AlignConfig, held: np.ndarray, run: Run, encoder: Any, tuned: bool, size: int
+) -> tuple[AlignNetwork, pd.DataFrame]:
+    """Train both encoders on the spots that are not held out, and return the network with its history."""
+    base = patches.spatial_model if config.gene_encoder == "tuned" else None
+    with run.seeded():
+        seen = None if encoder is None else get_encoder(encoder, tuned=tuned)
+        network = AlignNetwork(config, len(patches.genes), seen)
+        if base is not None:
+            network.spatial.start_from(base.network, torch.arange(len(base.genes)))
+        options: dict[str, Any] = {"crops": encoder is not None, "gene_encoder": config.gene_encoder}
+        spots = SpotCropDataset(patches, size, np.flatnonzero(~held), augment=True, **options)
+        sampler = EpochSampler(len(spots), run.seed)
+        n = min(config.batch_size, len(spots))
+        loader = DataLoader(spots, n, sampler=sampler, drop_last=True, num_workers=run.num_workers)
+        val_loader = None
+        if held.sum() > 1:
+            plain = SpotCropDataset(patches, size, np.flatnonzero(held), augment=False, **options)
+            val_loader = DataLoader(plain, config.batch_size, num_workers=run.num_workers)
+        return network, run.fit(AlignModule(network, config, run, patches), loader, val_loader)
+
+
+def config_for(patches: ImagePatchDataset, config: AlignConfig) -> AlignConfig:
+    """Check that the patches hold what the gene encoder reads, and return the configuration with their sizes."""
+    if config.gene_encoder == "embedding":
+        widths = {0 if slide.embedding is None else slide.embedding.shape[1] for slide in patches.slides}
+        if widths != {config.embedding_dim}:
+            msg = (
+                f"Expected `patches` with embeddings of `embedding_dim`={config.embedding_dim} dimensions for "
+                f"`gene_encoder='embedding'`, found {sorted(widths)}. Pass `use_rep` to `stimg.pp.to_image_patches`."
+            )
+            raise ValueError(msg)
+    if config.gene_encoder != "tuned":
+        return config
+    base = patches.spatial_model
+    if base is None:
+        msg = (
+            "Expected `patches` with a spatial model for `gene_encoder='tuned'`, found none. Pass `spatial_model` "
+            "to `stimg.pp.to_image_patches`."
+        )
+        raise ValueError(msg)
+    return replace(config, spatial=base.config, n_spatial_genes=len(base.genes))

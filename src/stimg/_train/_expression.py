@@ -1,69 +1,54 @@
-"""The Lightning side of training on H&E."""
+"""Dense expression from H&E, with spots as the only supervision."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy import sparse
-from scipy.spatial import cKDTree
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from stimg._image._footprints import as_tensor, disk_footprints
-from stimg._train._loop import TrainingModule
-from stimg.nn import DenseConfig, DenseNetwork
+from stimg._train._images import jitter_colours, pitch_um
+from stimg._train._module import TrainingModule
+from stimg._train._sampler import EpochSampler
+from stimg.nn import DenseConfig, DenseNetwork, get_encoder
 from stimg.nn._losses import negative_binomial_loss, uncorrelated
 from stimg.nn._stain import MAP_STRIDE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    import pandas as pd
+
     from stimg._data import ImagePatchDataset
+    from stimg._train._run import Run
 
 MIN_SD = 1e-3
-SHARPNESS = 10.0  # of the bend that keeps log-normalised expression above zero in the likelihood of counts
+SHARPNESS = 10.0  # of the softplus that keeps expression positive in the likelihood of counts
 DISPERSIONS = (1e-3, 10.0)
 
 
 @dataclass(frozen=True)
 class Spots:
-    """What is read from a batch: spots, or groups of them.
+    """Spots of a batch, or groups of neighbouring ones."""
 
-    Attributes
-    ----------
-    footprints
-        Sparse (n, pixels of the batch's maps).
-    targets
-        Log-normalised expression (n, n_genes); NaN for genes not measured.
-    counts, totals
-        Raw counts (n, n_genes), and over all genes (n,).
-    """
-
-    footprints: Tensor
-    targets: Tensor
-    counts: Tensor
-    totals: Tensor
+    footprints: Tensor  # sparse (n, pixels of the batch's maps)
+    targets: Tensor  # log-normalised expression (n, n_genes); NaN for genes not measured
+    counts: Tensor  # raw counts (n, n_genes)
+    totals: Tensor  # counts over all genes (n,)
 
 
 class ExpressionModule(TrainingModule):
     """Mean squared error and correlation of spots, and of groups of neighbouring spots, read from the dense map.
 
-    Parameters
-    ----------
-    network, recipe
-        The network and its configuration.
-    patches
-        The slides.
-    held_out
-        For each slide, bool (n_spots,): spots for the validation loss alone.
-    max_seconds, seed
-        As of `TrainingModule`.
+    `held_out` marks the spots of each slide, bool (n_spots,), that only the validation loss sees.
     """
 
-    sample = "image"
     network: DenseNetwork
     recipe: DenseConfig
 
@@ -71,21 +56,19 @@ class ExpressionModule(TrainingModule):
         self,
         network: DenseNetwork,
         recipe: DenseConfig,
+        run: Run,
         patches: ImagePatchDataset,
         held_out: list[np.ndarray],
-        *,
-        max_seconds: float | None,
-        seed: int,
     ) -> None:
-        super().__init__(network, recipe, max_seconds=max_seconds, seed=seed)
+        super().__init__(network, recipe, run)
         self.patches = patches
         self.held_out = held_out
-        self.pitches = [pitch_px(slide.centres, patches.mpp) for slide in patches.slides]
+        self.pitches = [pitch_um(slide.centres) / patches.mpp for slide in patches.slides]
         self.register_buffer("dispersion", dispersions(patches), persistent=False)
         self.dispersion: Tensor
 
     def loss(self, batch: dict[str, Tensor], seed: int) -> Tensor:
-        """Loss of one batch of crops: of training spots, with random colours and groups; else of those held out."""
+        """Loss of one batch of crops: training spots with random colours and groups, in validation held-out spots."""
         generator = torch.Generator().manual_seed(seed)
         images = batch["image"].float() / 255
         stain = self.network.statistics(images, batch["stain"])
@@ -109,14 +92,18 @@ class ExpressionModule(TrainingModule):
         error = (errors * known).sum() / known.sum().clamp(min=1)
         return error + self.recipe.pearson_loss * uncorrelated(predicted, truth)
 
+    def n_samples(self, batch: dict[str, Tensor]) -> int:
+        """Weight of a batch in the loss of its epoch: its crops, in validation its held-out spots."""
+        return len(batch["image"]) if self.training else len(self.kept(batch))
+
     def kept(self, batch: dict[str, Tensor]) -> np.ndarray:
-        """Which of a batch's spots are for training, or those held out where the module is not being trained."""
+        """Find the spots of a batch that count: those for training, in validation those held out."""
         crop, spots = batch["batch"].cpu().numpy(), batch["spots"].cpu().numpy()
         held = [self.held_out[s][spots[crop == i]] for i, s in enumerate(batch["slide"].tolist())]
         return np.flatnonzero(np.concatenate(held) != self.training)
 
     def read_spots(self, batch: dict[str, Tensor], group: float) -> Spots:
-        """Spots of a batch, each with its neighbours within `group` pitches."""
+        """Read the spots of a batch that count, each together with its neighbours within `group` pitches."""
         crop, slide = batch["batch"].cpu().numpy(), batch["slide"].cpu().numpy()
         spots, centres = batch["spots"].cpu().numpy(), batch["centres"].cpu().numpy()
         radii, of_slide = batch["radius"].cpu().numpy()[crop], slide[crop]
@@ -139,15 +126,11 @@ class ExpressionModule(TrainingModule):
             weights = areas.multiply(1 / areas.sum(1)[:, None])
         else:
             weights = areas.multiply(1 / (np.pi * radii**2)[:, None])
-        return Spots(
-            as_tensor(sparse.csr_array(weights)),
-            torch.from_numpy(targets),
-            torch.from_numpy(counts).float(),
-            torch.from_numpy(totals).float(),
-        )
+        raw = torch.from_numpy(counts).float(), torch.from_numpy(totals).float()
+        return Spots(as_tensor(sparse.csr_array(weights)), torch.from_numpy(targets), *raw)
 
     def _counts(self, slides: np.ndarray, spots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Raw counts float64 (n, n_genes) and totals over all genes (n,) of spots."""
+        """Look up raw counts, float64 (n, n_genes), and totals over all genes (n,) of spots."""
         counts = np.zeros((len(spots), len(self.patches.genes)))
         totals = np.zeros(len(spots))
         for s in np.unique(slides):
@@ -157,15 +140,32 @@ class ExpressionModule(TrainingModule):
         return counts, totals
 
 
-def stain_regression(module: ExpressionModule, loader: Iterable[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Ridge regression of standardised targets on the stain statistics of the training spots.
+def train_dense(
+    patches: ImagePatchDataset, config: DenseConfig, held_out: list[np.ndarray], run: Run, encoder: Any, tuned: bool
+) -> tuple[DenseNetwork, pd.DataFrame]:
+    """Train a network on the spots that are not held out, and return it with its history."""
+    options: dict[str, Any] = {"num_workers": run.num_workers, "collate_fn": patches.collate}
+    with run.seeded():
+        mean, sd, programs = standard_targets(patches, config.n_programs)
+        network = DenseNetwork(config, len(patches.genes), get_encoder(encoder, tuned=tuned))
+        network.start_from_programs(mean, sd, programs)
+        module = ExpressionModule(network, config, run, patches, held_out)
+        plain = DataLoader(patches.with_augment(False), config.batch_size, **options)
+        network.start_from_stain(*stain_regression(module, plain))
+        loader = DataLoader(patches, config.batch_size, sampler=EpochSampler(len(patches), run.seed), **options)
+        validated = any(spots.any() for spots in held_out)
+        return network, run.fit(module, loader, plain if validated else None)
 
-    The penalty is the one with the least error left out (generalised cross-validation).
+
+def stain_regression(module: ExpressionModule, loader: Iterable[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Regress standardised targets on the stain statistics of the training spots (ridge regression).
+
+    The penalty is chosen by generalised cross-validation.
 
     Returns
     -------
     tuple
-        Weight float32 (n_genes, n_statistics) and bias (n_genes,), on the statistics as they are.
+        Weight float32 (n_genes, n_statistics) and bias (n_genes,), for statistics that are not standardised.
     """
     from sklearn.linear_model import RidgeCV
 
@@ -188,15 +188,8 @@ def stain_regression(module: ExpressionModule, loader: Iterable[dict[str, Tensor
     return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
 
 
-def pitch_px(centres: np.ndarray, mpp: float) -> float:
-    """Median distance to the nearest other spot in pixels of the crops."""
-    if len(centres) < 2:
-        return 1.0
-    return float(np.median(cKDTree(centres).query(centres, k=2)[0][:, 1])) / mpp
-
-
 def neighbours(places: np.ndarray, crop: np.ndarray, reach: np.ndarray) -> sparse.csr_array:
-    """Which spots of the same crop lie within `reach` of each, sparse (n, n) of ones, itself among them."""
+    """Find the spots of the same crop within `reach` of each, itself included: sparse (n, n) of ones."""
     far = np.column_stack([places, crop * (places.max(initial=0) + reach.max(initial=0)) * 10])
     near = ((far[:, None] - far[None]) ** 2).sum(2) <= reach[:, None] ** 2
     return sparse.csr_array(near.astype(float))
@@ -220,15 +213,6 @@ def dispersions(patches: ImagePatchDataset) -> Tensor:
         excess += ((slide.counts.toarray() - means) ** 2 - means).sum(0)
         squares += (means**2).sum(0)
     return torch.from_numpy(np.clip(excess / np.maximum(squares, 1e-12), *DISPERSIONS)).float()
-
-
-def jitter_colours(images: Tensor, sd: float, generator: torch.Generator) -> Tensor:
-    """Scale and shift each channel's optical density at random, one draw an image; float32 in [0, 1]."""
-    if not sd:
-        return images
-    scale, shift = torch.randn(2, len(images), 3, 1, 1, generator=generator).to(images.device) * sd
-    density = -torch.log(images.clamp(min=1 / 255))
-    return torch.exp(-(density * scale.exp() + 0.5 * shift * density.mean((2, 3), keepdim=True))).clamp(0, 1)
 
 
 def standard_targets(patches: ImagePatchDataset, n_programs: int) -> tuple[Tensor, Tensor, Tensor]:

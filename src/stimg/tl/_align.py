@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stimg._input._checks import check_made_by, check_positive_int, check_training, checked
+from stimg._input._checks import check_made_by, check_positive_int, checked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,148 +53,74 @@ def align(
 
     Symmetric InfoNCE with a learned temperature: in each batch, every image has to find its expression and every
     expression its image (CLIP; for spatial transcriptomics Chen et al. 2024, arXiv 2406.06393). Here expression is
-    standardised within each slide (or told by a spatial embedding or network, see `config`), images are told by the
-    stain around the spot compared with the slide's other spots (which found expression better on slides of hundreds of
-    spots than convolutions trained from nothing) and on request by an encoder, neighbouring spots are no negatives of
-    each other, and large batches are computed in chunks. Alignment is for retrieval and representation; it need not
-    help to predict expression (arXiv 2508.01490).
+    standardised within each slide (or represented by a spatial embedding or network, see `config`). Images are
+    represented by the stain around the spot compared with the slide's other spots, which found expression better on
+    slides of hundreds of spots than convolutions trained from scratch, and if you wish also by an encoder.
+    Neighbouring spots do not count as negatives of each other, and large batches are computed in chunks. Alignment is
+    for retrieval and representation; it does not necessarily help to predict expression (arXiv 2508.01490).
 
     Parameters
     ----------
     patches
-        From :func:`stimg.pp.to_image_patches`; its crops are not used, but its slides, spots, genes and resolution.
+        From :func:`stimg.pp.to_image_patches`. Its slides, spots, genes and resolution are used, but not its crops.
     config
-        A `stimg.nn.AlignConfig`; its defaults are for laptops.
+        A `stimg.nn.AlignConfig`; its defaults are for laptops. `colour_jitter` only acts with an `encoder`.
     encoder
-        By default the stain is all that is seen. Or as of :func:`stimg.tl.train_expression`: `"stimg-conv"`, the name
+        By default only the stain is read. Otherwise as in :func:`stimg.tl.train_expression`: `"stimg-conv"`, the name
         of a foundation model, a module or an object.
     tune_encoder
-        Train another encoder as well; by default it stays as it is.
+        Train an encoder other than `"stimg-conv"` (which is always trained) as well; by default it stays frozen.
     crop_size
         Side of the square around each spot in pixels, a multiple of 32 of at least 64.
-    max_epochs, max_steps, max_time
-        Whichever comes first ends training.
-    val_fraction
-        Share of the spots, in square blocks of tissue, held out for the validation loss; 0 for none. The weights of
-        the epoch with the lowest validation loss are returned.
-    early_stopping, checkpoint_dir, resume, name, num_workers, device, callbacks, trainer_kwargs, rng
-        As of :func:`stimg.tl.train_expression`. With several devices each tells its own batch apart from those of all
-        (`trainer_kwargs={"devices": 2, "strategy": "ddp"}`).
+    max_epochs, max_steps, max_time, val_fraction, early_stopping, checkpoint_dir, resume, name, num_workers, device, \
+callbacks, trainer_kwargs, rng
+        As in :func:`stimg.tl.pretrain`; held-out spots lie in square blocks of tissue. With several devices
+        (`trainer_kwargs={"devices": 2, "strategy": "ddp"}`), a pair is compared with the batches of all devices.
 
     Returns
     -------
     AlignmentModel
-        With `save`, `history`, `card` and `encode_signature`.
+        With `save`, `history`, `card` and `encode_signature`. Interrupted from the keyboard, the best model so far.
 
     Raises
     ------
     ValueError
         A bad argument, fewer than two spots to train on, or a loss that is not finite.
-    TypeError
-        An encoder without dense features.
-    ModuleNotFoundError
-        A foundation model whose package is not installed.
+    TypeError, ModuleNotFoundError
+        An encoder without dense features, or a foundation model whose package is not installed.
     FileNotFoundError
         `resume` does not exist.
+    KeyboardInterrupt, SystemExit
+        Interrupted before the first epoch ended, or asked to end (SIGTERM); `checkpoint_dir` can be resumed.
     """
-    import pandas as pd
-    import torch
-    from torch.utils.data import DataLoader
-
-    from stimg import __version__
     from stimg._data import ImagePatchDataset
-    from stimg._data._spot_crops import SpotCropDataset
-    from stimg._train._align import AlignModule
-    from stimg._train._loop import EpochSampler, fit_module, training_seconds
+    from stimg._train._align import config_for, train_alignment
+    from stimg._train._held_out import hold_out
+    from stimg._train._images import check_tuning, image_card
+    from stimg._train._run import Run
     from stimg.models import AlignmentModel
-    from stimg.models._trained_model import HISTORY_COLUMNS
-    from stimg.nn import AlignConfig, AlignNetwork, get_encoder
-    from stimg.tl._train_expression import hold_out
+    from stimg.models._alignment_model import spatial_card
+    from stimg.nn import AlignConfig
 
     check_made_by("patches", patches, ImagePatchDataset, "stimg.pp.to_image_patches")
     config = AlignConfig() if config is None else config
     check_made_by("config", config, AlignConfig, "stimg.nn.AlignConfig")
-    check_training(device, max_epochs, val_fraction, resume)
-    if early_stopping is not None and not val_fraction:
-        msg = "Expected held-out spots for `early_stopping`, found `val_fraction=0`. Raise it."
-        raise ValueError(msg)
     check_positive_int("crop_size", crop_size, SMALLEST_CROP, LARGEST_CROP)
     if crop_size % CROP_STEP:
         msg = f"Expected `crop_size` to be a multiple of {CROP_STEP} pixels, found {crop_size}."
         raise ValueError(msg)
-    seed = int(np.random.default_rng(rng).integers(2**31))
-    widths = {0 if slide.embedding is None else slide.embedding.shape[1] for slide in patches.slides}
-    if config.gene_encoder == "embedding" and widths != {config.embedding_dim}:
-        msg = (
-            f"Expected `patches` with embeddings of `embedding_dim`={config.embedding_dim} dimensions for "
-            f"`gene_encoder='embedding'`, found {sorted(widths)}. Pass `use_rep` to `stimg.pp.to_image_patches`."
-        )
-        raise ValueError(msg)
-    base = patches.spatial_model
-    if config.gene_encoder == "tuned":
-        if base is None:
-            msg = (
-                "Expected `patches` with a spatial model for `gene_encoder='tuned'`, found none. Pass `spatial_model` "
-                "to `stimg.pp.to_image_patches`."
-            )
-            raise ValueError(msg)
-        config = replace(config, spatial=base.config, n_spatial_genes=len(base.genes))
-    held = np.concatenate(hold_out(patches, val_fraction, seed))
+    run = Run.of(locals())
+    check_tuning(encoder, tune_encoder)
+    config = config_for(patches, config)
+    held = np.concatenate(hold_out(patches, val_fraction, run.seed))
     if (~held).sum() < 2:
         msg = f"Expected at least two spots to train on, found {(~held).sum()}."
         raise ValueError(msg)
-    trainer_kwargs = {
-        "max_epochs": max_epochs,
-        "max_steps": -1 if max_steps is None else max_steps,
-        "max_time": max_time,
-        "accelerator": {"cuda": "gpu"}.get(device, device),
-        **(trainer_kwargs or {}),
-    }
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        chosen = None if encoder is None else get_encoder(encoder, tuned=tune_encoder)
-        network = AlignNetwork(config, len(patches.genes), chosen)
-        if config.gene_encoder == "tuned" and base is not None:
-            network.spatial.start_from(base.network, torch.arange(len(base.genes)))
-        options: dict[str, Any] = {"crops": encoder is not None, "gene_encoder": config.gene_encoder}
-        spots = SpotCropDataset(patches, crop_size, np.flatnonzero(~held), augment=True, **options)
-        size = min(config.batch_size, len(spots))
-        loader = DataLoader(
-            spots, size, sampler=EpochSampler(len(spots), seed), drop_last=True, num_workers=num_workers
-        )
-        val_loader = None
-        if held.sum() > 1:
-            plain = SpotCropDataset(patches, crop_size, np.flatnonzero(held), augment=False, **options)
-            val_loader = DataLoader(plain, config.batch_size, num_workers=num_workers)
-        seconds = training_seconds(trainer_kwargs)
-        module = AlignModule(network, config, patches, max_seconds=seconds, seed=seed)
-        rows = fit_module(
-            module,
-            loader,
-            val_loader,
-            early_stopping=early_stopping,
-            checkpoint_dir=checkpoint_dir,
-            resume=resume,
-            callbacks=callbacks,
-            trainer_kwargs=trainer_kwargs,
-        )
-    card: dict[str, Any] = {
-        "name": name,
-        "encoder": encoder if isinstance(encoder, str | None) else type(encoder).__name__,
-        "mpp": float(patches.mpp),
-        "size": int(crop_size),
-        "diameter_um": float(np.median([slide.diameter_um for slide in patches.slides])),
-        "stain_normalise": bool(patches.stain_normalise),
-        "slides": [slide.name for slide in patches.slides],
-        "n_spots": len(held),
-        "target_sum": float(patches.target_sum),
-        "licence": "that of the training slides",
-        "seed": seed,
-        "stimg_version": __version__,
-    }
-    if config.gene_encoder == "tuned" and base is not None:
-        card["spatial"] = {"genes": base.genes.tolist(), "sha256": base.sha256, **base.card}
-    genes = np.asarray(patches.genes, dtype=str)
-    model = AlignmentModel(network, genes, card, pd.DataFrame(rows, columns=HISTORY_COLUMNS))
+    run.check_held_out(held.sum() > 1)
+    network, history = train_alignment(patches, config, held, run, encoder, tune_encoder, crop_size)
+    card = image_card(run, patches, encoder, crop_size)
+    if config.gene_encoder == "tuned" and patches.spatial_model is not None:
+        card["spatial"] = spatial_card(patches.spatial_model)
+    model = AlignmentModel(network, np.asarray(patches.genes, dtype=str), card, history)
     logger.info("Trained %s", model)
     return model

@@ -1,0 +1,192 @@
+"""One run of training: when it ends, where it computes, and what all models' cards say about it."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import warnings
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from stimg import __version__
+from stimg._input._checks import check_training
+from stimg._input._device import resolve_device, seeded
+from stimg._settings import settings
+from stimg._train._history import History
+from stimg.models._trained_model import HISTORY_COLUMNS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch.utils.data import DataLoader
+
+    from stimg._data import ImagePatchDataset, PatchDataset
+    from stimg._train._module import TrainingModule
+
+logger = logging.getLogger("stimg")
+
+NO_WEIGHTS = (
+    "Training gives no weights back if it forks or spawns processes (as in notebooks), or if not one epoch ends. Pass "
+    "`devices=1`; or write a script with `trainer_kwargs={'devices': n, 'strategy': 'ddp'}` and start it with `python` "
+    "or `torchrun`; or allow more time or batches."
+)
+UNHELPFUL = (
+    "LeafSpec|Skipping val loop|callbacks used to create the checkpoint|does not have many workers|"
+    "Checkpoint directory .* exists and is not empty|in eval mode at the start of training|"  # a frozen encoder
+    "number of training batches.*is smaller than the logging"
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """The arguments that all training functions share, as in `stimg.tl.pretrain`; checked when a run is made."""
+
+    max_epochs: int
+    max_steps: int | None = None
+    max_time: str | timedelta | dict[str, int] | None = None
+    val_fraction: float = 0.0
+    early_stopping: int | None = None
+    checkpoint_dir: str | Path | None = None
+    resume: str | Path | None = None
+    name: str = "stimg"
+    num_workers: int = 0
+    device: str = "auto"
+    callbacks: Sequence[L.Callback] = ()
+    trainer_kwargs: dict[str, Any] | None = None
+    rng: int | np.random.Generator | None = 0
+
+    @classmethod
+    def of(cls, arguments: dict[str, Any]) -> Run:
+        """Pick the shared ones among the arguments of a training function."""
+        return cls(**{field.name: arguments[field.name] for field in fields(cls)})
+
+    def __post_init__(self) -> None:
+        check_training(self.max_epochs, self.val_fraction, self.resume)
+        if self.max_seconds is not None and self.max_seconds <= 0:
+            msg = (
+                "Expected `max_time` to be a positive time: 'DD:HH:MM:SS', a `timedelta` or a dict of its arguments, "
+                f"found {self.trainer_options['max_time']!r}."
+            )
+            raise ValueError(msg)
+
+    @cached_property
+    def seed(self) -> int:
+        """What everything random in this run is drawn from."""
+        return int(np.random.default_rng(self.rng).integers(2**31))
+
+    @cached_property
+    def place(self) -> str:
+        """The torch device."""
+        return resolve_device(self.device)
+
+    @cached_property
+    def trainer_options(self) -> dict[str, Any]:
+        """Arguments of `lightning.Trainer`; those that the user gives win."""
+        kind, _, number = self.place.partition(":")
+        options: dict[str, Any] = {
+            "max_epochs": self.max_epochs,
+            "max_steps": -1 if self.max_steps is None else self.max_steps,
+            "max_time": self.max_time,
+            "accelerator": "gpu" if kind == "cuda" else kind,
+            "devices": [int(number)] if number else 1,
+            "logger": False,
+            "enable_checkpointing": self.checkpoint_dir is not None,
+            "enable_progress_bar": settings.progress,
+            "enable_model_summary": False,
+            "gradient_clip_val": 1.0,
+            "num_sanity_val_steps": 0,
+            "use_distributed_sampler": False,  # ours knows about epochs and processes
+        } | (self.trainer_kwargs or {})
+        on_gpu = torch.cuda.is_available() and options["accelerator"] != "cpu"
+        return {"precision": "bf16-mixed" if on_gpu else "32-true"} | options
+
+    @cached_property
+    def max_seconds(self) -> float | None:
+        """Seconds after which training ends, if its time is limited."""
+        try:
+            return Timer(duration=self.trainer_options["max_time"]).time_remaining()
+        except (AttributeError, TypeError, MisconfigurationException):  # not a duration
+            return 0.0
+
+    def check_held_out(self, found: bool) -> None:
+        """Refuse early stopping where no data are held out."""
+        if self.early_stopping is not None and not found:
+            msg = "Expected held-out data for `early_stopping`, found none. Raise `val_fraction`, or give more slides."
+            raise ValueError(msg)
+
+    def seeded(self) -> AbstractContextManager[None]:
+        """Draw torch's random numbers from the run's seed, and leave the user's random state as it was."""
+        return seeded(self.seed, self.place)
+
+    def fit(self, module: TrainingModule, loader: DataLoader[Any], val_loader: DataLoader[Any] | None) -> pd.DataFrame:
+        """Train; leave the network with its best weights, in evaluation mode on the CPU, and return the history."""
+        history = History()
+        hooks: list[L.Callback] = [history, *self.callbacks]
+        if self.early_stopping is not None:
+            hooks.append(EarlyStopping("val_loss", patience=self.early_stopping, strict=False))
+        if self.checkpoint_dir is not None:
+            hooks.append(ModelCheckpoint(self.checkpoint_dir, filename="{epoch}", save_last=True, every_n_epochs=1))
+        with _quiet_lightning():
+            trainer = L.Trainer(**self.trainer_options, callbacks=hooks)
+            launcher = trainer.strategy.launcher
+            if launcher is not None and not hasattr(launcher, "cluster_environment"):  # one that forks or spawns
+                raise ValueError(NO_WEIGHTS)
+            try:
+                trainer.fit(module, loader, val_loader, ckpt_path=self.resume, weights_only=bool(self.resume) or None)
+            except (KeyboardInterrupt, SystemExit):
+                if not trainer.interrupted:
+                    raise
+                if not history.rows:
+                    msg = "Interrupted before one epoch ended: there is no trained model to return."
+                    raise KeyboardInterrupt(msg) from None
+                logger.warning("Interrupted: returning the best model so far.")
+        if trainer.received_sigterm:  # Lightning ends the run without an error; a half-trained model is not a result
+            raise SystemExit(128 + signal.SIGTERM)
+        if not history.rows:
+            raise ValueError(NO_WEIGHTS)
+        if history.best_weights:
+            module.network.load_state_dict(history.best_weights)
+        module.network.cpu().eval()
+        return pd.DataFrame(history.rows, columns=HISTORY_COLUMNS)
+
+    def card(self, patches: PatchDataset | ImagePatchDataset, **more: Any) -> dict[str, Any]:
+        """Return a model's card: what all cards say, and more."""
+        return {
+            "name": self.name,
+            "slides": [slide.name for slide in patches.slides],
+            "target_sum": float(patches.target_sum),
+            "licence": "that of the training slides",
+            "seed": self.seed,
+            "stimg_version": __version__,
+            **more,
+        }
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Silence Lightning's banners, and restore the user's interrupt handler, which Lightning drops on Ctrl-C."""
+    log = logging.getLogger("lightning.pytorch")
+    level = log.level
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT) if main else None
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=f".*({UNHELPFUL})")
+            yield
+    finally:
+        log.setLevel(level)
+        if main and handler is not None:
+            signal.signal(signal.SIGINT, handler)
