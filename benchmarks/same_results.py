@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from pathlib import Path
 
 import anndata as ad
@@ -20,7 +21,13 @@ import pandas as pd
 
 import stimg
 
-SLIDES = {"dlpfc/151673": 7, "her2st/E1": 5, "starmap_mpfc/BZ9": 4, "mob_st/MOB_rep11": 5, "slideseq_cerebellum/1": 6}
+SLIDES = {
+    "dlpfc/151673": 7,
+    "her2st/E1": 5,
+    "starmap_mpfc/20180419_BZ9_control": 4,
+    "mob_st/MOB_rep11": 5,
+    "slideseq_cerebellum/cerebellum_sepal": 6,
+}
 SMALL = stimg.nn.Config(dim=32, encoder_layers=1, heads=2, n_programs=8)
 STEPS = {"max_epochs": 1, "max_steps": 6, "device": "cpu", "rng": 0}
 
@@ -29,15 +36,15 @@ def expression_results(folder: Path) -> dict[str, np.ndarray]:
     """Lattice, genes, embedding, domains and reconstruction of real slides."""
     found: dict[str, np.ndarray] = {}
     for path, n_domains in SLIDES.items():
-        file = folder / f"{path}.h5ad"
-        if not file.is_file():
-            continue
-        slide = ad.read_h5ad(file)
+        slide = ad.read_h5ad(folder / f"{path}.h5ad")
         stimg.pp.to_lattice(slide)
         stimg.pp.select_genes(slide, 1000)
         stimg.tl.embed(slide, device="cpu")
         stimg.tl.domains(slide, n_domains, rng=0)
         stimg.tl.domains(slide, n_domains, method="kmeans", refine=6, key_added="kmeans", rng=0)
+        if slide.n_obs < 1000:
+            stimg.tl.domains(slide, n_domains, method="leiden", key_added="leiden", rng=0)
+            found[f"{path} leiden"] = slide.obs["leiden"].astype(int).to_numpy()
         stimg.tl.reconstruct(slide, device="cpu")
         found |= {f"{path} {name}": np.asarray(slide.obsm[name]) for name in ("lattice", "X_stimg", "X_stimg_slide")}
         found[f"{path} weights"] = slide.var["stimg_weight"].to_numpy()
@@ -101,8 +108,7 @@ def main() -> None:
     args = parser.parse_args()
     logging.getLogger("stimg").setLevel(logging.ERROR)
     stimg.settings.progress = False
-    folder = stimg_data_dir()
-    found = expression_results(folder) | synthetic_results() | image_results()
+    found = expression_results(Path(os.environ["STIMG_DATA_DIR"])) | synthetic_results() | image_results()
     if args.what == "keep":
         np.savez_compressed(args.file, **found)
         return
@@ -121,13 +127,6 @@ def main() -> None:
     print(table.to_string(index=False))
     if args.out is not None:
         args.out.write_text(f"# Results before and after\n\n{__doc__}\n\n{table.to_markdown(index=False)}\n")
-
-
-def stimg_data_dir() -> Path:
-    """Folder of the real slides; without it only synthetic ones are compared."""
-    import os
-
-    return Path(os.environ.get("STIMG_DATA_DIR", "."))
 
 
 if __name__ == "__main__":

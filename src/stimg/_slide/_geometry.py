@@ -23,12 +23,15 @@ def nearest_others(points: np.ndarray, count: int) -> np.ndarray:
 
     A point is never its own neighbour, also where several coincide.
     """
-    from sklearn.neighbors import NearestNeighbors
+    from scipy.spatial import cKDTree
 
     count = min(count, len(points) - 1)
     if count < 1:
         return np.zeros((len(points), 0), dtype=np.int64)
-    return NearestNeighbors(n_neighbors=count).fit(points).kneighbors(return_distance=False)
+    near = cKDTree(points).query(points, k=count + 1)[1]
+    itself = near == np.arange(len(points))[:, None]
+    itself[~itself.any(1), -1] = True  # of coinciding points, the query may list only the others
+    return near[~itself].reshape(len(points), count)
 
 
 def spacing(points: np.ndarray) -> float:
