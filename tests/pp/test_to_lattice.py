@@ -511,9 +511,9 @@ def test_real_slides(path):
     sites = len(np.unique(lattice, axis=0))
     if path.parent.name in {"dlpfc", "hcc_visium", "prostate_visium", "visium_perik"} or "visium_breast" in path.stem:
         assert info["platform"] == "visium"
-    if path.parent.name.startswith("mousebrain_2k"):
+    if path.parent.name.startswith("mousebrain_2k") or path.parent.name == "liver_st":  # ST 2K arrays
         assert info["platform"] == "hex"
-    if path.parent.name.endswith("_st") or path.parent.name in {"her2st", "visium_msti", "breast_st_stahl"}:
+    elif path.parent.name.endswith("_st") or path.parent.name in {"her2st", "visium_msti", "breast_st_stahl"}:
         assert info["kind"] == "square"
     if info["kind"] == "free":
         assert 1 < slide.n_obs / sites < 2
