@@ -88,11 +88,3 @@ def test_views_become_objects():
     assert target is view
     assert not view.is_view
     assert "new" not in slide.obs
-
-
-def test_write_uns_keeps_other_steps():
-    slide = table()
-    _tables.write_uns(slide, "one", {"a": 1})
-    _tables.write_uns(slide, "two", {"b": 2})
-    _tables.write_uns(slide, "one", {"c": 3})
-    assert slide.uns["stimg"] == {"one": {"c": 3}, "two": {"b": 2}}
