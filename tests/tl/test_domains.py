@@ -89,7 +89,7 @@ def test_bad_input_is_refused_and_leaves_the_slide_alone(slide):
     for arguments, error, message in (
         ({"n_domains": 0}, ValueError, "`n_domains`"),
         ({"n_domains": True}, ValueError, "`n_domains`"),
-        ({"n_domains": 401}, ValueError, "400 observations"),
+        ({"n_domains": 401}, ValueError, r"observations \(400\)"),
         ({"n_domains": 3, "method": "louvain"}, ValueError, "`method`"),
         ({"n_domains": 3, "covariance": "round"}, ValueError, "`covariance`"),
         ({"n_domains": 3, "use_rep": "X_none"}, KeyError, "stimg.tl.embed"),
@@ -116,7 +116,7 @@ def test_bad_input_is_refused_and_leaves_the_slide_alone(slide):
         ({"n_domains": "many"}, "`n_domains`"),
         ({"n_domains": "auto", "candidates": ()}, "`candidates`"),
         ({"n_domains": "auto", "candidates": (1, 2, 3)}, "`candidates`"),
-        ({"n_domains": "auto", "candidates": (3, 401)}, "`candidates` of at most the 400"),
+        ({"n_domains": "auto", "candidates": (3, 401)}, r"`candidates` to be at most .* \(400\)"),
     ],
 )
 def test_bad_numbers_are_refused_before_anything_is_written(slide, arguments, message):

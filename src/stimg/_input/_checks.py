@@ -342,3 +342,8 @@ def check_log(integer: bool, largest: float, *, name: str) -> None:
             "Take the logarithm first (`scanpy.pp.log1p`), or name the `layer` with counts and pass `scale='counts'`."
         )
         raise ValueError(msg)
+
+
+def read_counts(table: AnnData, layer: str | None) -> sparse.csr_array:
+    """Return the raw counts in `.X`, or in the layer asked for, checked by `check_expression`."""
+    return check_expression(get_layer(table, layer), "counts", name=f"layers[{layer!r}]" if layer else "X")

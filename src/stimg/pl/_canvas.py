@@ -1,4 +1,4 @@
-"""Observations drawn at their true size."""
+"""Draw observations at their true size."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.collections import EllipseCollection
 
 from stimg import _keys
 from stimg._input._checks import check_coordinates, check_library_key
@@ -16,7 +17,6 @@ from stimg._slide._lattice import read_lattice
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
-    from matplotlib.collections import EllipseCollection
     from matplotlib.image import AxesImage
 
 FILL = 0.92
@@ -25,40 +25,32 @@ LARGEST_SIDE = 2000
 
 @dataclass(frozen=True)
 class Section:
-    """What is drawn of a table: the observations of one section.
+    """The part of a table that is drawn: the observations of one section."""
 
-    Attributes
-    ----------
-    rows
-        Their numbers in the table, int64 (n,).
-    coordinates
-        float64 (n, 2).
-    name
-        The section's name; `None` for a table that is not divided.
-    pitch
-        Distance between neighbours in units of the coordinates.
-    um_per_unit
-        Micrometres per unit of the coordinates, NaN where unknown.
-    """
-
-    rows: np.ndarray
-    coordinates: np.ndarray
-    name: str | None
-    pitch: float
-    um_per_unit: float
+    rows: np.ndarray  # their numbers in the table, int64 (n,)
+    coordinates: np.ndarray  # float64 (n, 2)
+    name: str | None  # `None` if the table is not divided into sections
+    pitch: float  # between neighbours, in units of the coordinates
+    um_per_unit: float  # micrometres per unit of the coordinates, NaN if unknown
 
 
-def read_section(table: AnnData, spatial_key: str | None, library_key: str | None, library: str | None) -> Section:
-    """Return the section asked for, or refuse to draw several over one another.
+def read_section(
+    table: AnnData,
+    spatial_key: str | None,
+    library_key: str | None,
+    library: str | None,
+    argument: str = "library",
+) -> Section:
+    """Return the section asked for, or refuse to draw several sections on top of each other.
 
-    Keys are by default those that `to_lattice` was told.
+    Keys are by default those given to `to_lattice`. Messages call `library` by the name of the public `argument`.
 
     Raises
     ------
     KeyError
         No such column, or no coordinates.
     ValueError
-        Several sections and no `library`, an unknown one, or a `library` where nothing tells sections apart.
+        Several sections and no `library`, an unknown `library`, or a `library` without a `library_key`.
     """
     spatial_key = said(table, "spatial_key", spatial_key, _keys.SPATIAL)
     library_key = said(table, "library_key", library_key)
@@ -66,17 +58,17 @@ def read_section(table: AnnData, spatial_key: str | None, library_key: str | Non
     rows = np.arange(table.n_obs)
     if library_key is None:
         if library is not None:
-            msg = f"Expected `library_key` with `library`={library!r}, found None. Name the column of `adata.obs`."
+            msg = f"Expected `library_key` with `library`={library!r}, found None. Pass the column of `adata.obs`."
             raise ValueError(msg)
     else:
         check_library_key(table, library_key)
         sections = table.obs[library_key].astype(str).to_numpy()
         names = [str(name) for name in dict.fromkeys(sections)]
         if library is None and len(names) > 1:
-            msg = f"`adata.obs[{library_key!r}]` has several sections; name one as `library`: {names}."
+            msg = f"`adata.obs[{library_key!r}]` has several sections. Pass one of them as `{argument}`: {names}."
             raise ValueError(msg)
         if library is not None and str(library) not in names:
-            msg = f"No section {library!r} (`library`) in `adata.obs[{library_key!r}]`. Available: {names}."
+            msg = f"No section {library!r} (`{argument}`) in `adata.obs[{library_key!r}]`. Available: {names}."
             raise ValueError(msg)
         library = names[0] if library is None else str(library)
         rows = np.flatnonzero(sections == library)
@@ -87,7 +79,7 @@ def read_section(table: AnnData, spatial_key: str | None, library_key: str | Non
 
 
 def _recorded(table: AnnData, spatial_key: str, rows: np.ndarray) -> tuple[float, float]:
-    """Pitch of a section's lattice and micrometres per unit; NaN where it is of other coordinates."""
+    """Return the pitch of a section's lattice and micrometres per unit; NaN if it was laid on other coordinates."""
     try:
         lattice = read_lattice(table, str(read_record(table, _keys.STEP_LATTICE).get("key_added", _keys.LATTICE)))
     except (KeyError, ValueError):
@@ -99,9 +91,7 @@ def _recorded(table: AnnData, spatial_key: str, rows: np.ndarray) -> tuple[float
 
 
 def draw_spots(ax: Axes, coordinates: np.ndarray, diameter: float, **style: Any) -> EllipseCollection:
-    """Draw one circle of this diameter an observation, in data units, with y pointing down and equal scales."""
-    from matplotlib.collections import EllipseCollection
-
+    """Draw a circle of this diameter, in data units, for every observation; y points down, scales are equal."""
     size = np.full(len(coordinates), diameter)
     spots = EllipseCollection(
         size, size, np.zeros(len(size)), units="xy", offsets=coordinates, offset_transform=ax.transData, **style
@@ -112,7 +102,7 @@ def draw_spots(ax: Axes, coordinates: np.ndarray, diameter: float, **style: Any)
 
 
 def frame(ax: Axes, coordinates: np.ndarray, diameter: float) -> None:
-    """Show the observations and a diameter around them, with y pointing down, equal scales and no axis lines."""
+    """Set limits a diameter around the observations, with y pointing down, equal scales and no axis lines."""
     low, high = coordinates.min(0) - diameter, coordinates.max(0) + diameter
     ax.set_xlim(low[0], high[0])
     ax.set_ylim(high[1], low[1])
@@ -124,9 +114,10 @@ def frame(ax: Axes, coordinates: np.ndarray, diameter: float) -> None:
 
 
 def section_image(table: AnnData, section: Section, names: tuple[str, ...]) -> tuple[np.ndarray, float] | None:
-    """First of the section's images of these names, and its scale to the coordinates; never another section's.
+    """Return the first of the section's images with these names, and its pixels per unit of the coordinates.
 
-    Without a library that has images, those of the only one of an object of which all rows are drawn.
+    If the section is not a library with images, the only library counts, provided that all rows are drawn: an image
+    of another section is never returned.
     """
     libraries, library = table.uns.get(_keys.SPATIAL, {}), section.name
     if library not in libraries:
@@ -143,7 +134,7 @@ def section_image(table: AnnData, section: Section, names: tuple[str, ...]) -> t
 
 
 def draw_raster(ax: Axes, values: np.ndarray, scale: float = 1.0, **style: Any) -> AxesImage:
-    """Draw an image of `scale` pixels a unit, from the origin; large ones by every second, third ... pixel."""
+    """Draw an image of `scale` pixels per unit, from the origin; large ones by every second, third, ... pixel."""
     step = -(-max(values.shape[:2]) // LARGEST_SIDE)
     values = values[::step, ::step]
     height, width = (side * step / scale for side in values.shape[:2])
@@ -151,7 +142,7 @@ def draw_raster(ax: Axes, values: np.ndarray, scale: float = 1.0, **style: Any) 
 
 
 def add_scale_bar(ax: Axes, section: Section) -> None:
-    """Add a scale bar where the unit of the coordinates is known."""
+    """Add a scale bar if the unit of the coordinates is known."""
     if np.isfinite(section.um_per_unit):
         from matplotlib_scalebar.scalebar import ScaleBar
 

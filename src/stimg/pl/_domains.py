@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
@@ -42,16 +43,17 @@ def domains(
     Parameters
     ----------
     adata
-        A slide with :func:`stimg.tl.domains` done, or with other categories in `.obs`.
+        A slide after :func:`stimg.tl.domains`, or with other categories in `.obs`.
     key
-        Column of `.obs`; colours come from `.uns[key + "_colors"]` where they are there.
-    spatial_key
-        Coordinates in `.obsm`; by default as :func:`stimg.pp.to_lattice` was told.
-    library_key, library
-        Column of `.obs` with sections (by default as `to_lattice` was told), and the one to draw.
+        Column of `.obs`; its colours are those in `.uns[key + "_colors"]`, if present.
+    spatial_key, library_key
+        Coordinates in `.obsm`, and column of `.obs` with sections; by default those given to
+        :func:`stimg.pp.to_lattice`.
+    library
+        The section to draw, if there are several.
     image
-        Draw the section's image of `.uns["spatial"]` (low resolution, else high) below the spots where there is one:
-        `.uns["spatial"][library]`, or the only one of an object with one section.
+        Draw the section's image in `.uns["spatial"]` (low resolution, else high) below the spots, if there is one:
+        that of `.uns["spatial"][library]`, or the only one of an object with one section.
     confidence
         Fade observations by `.obs[key + "_confidence"]`.
     size
@@ -59,14 +61,14 @@ def domains(
     title
         Title; by default `key` and the number of domains.
     ax
-        Axes to draw into.
+        Axes to draw on.
     table_key
         Table of a `SpatialData`.
 
     Returns
     -------
     Axes
-        With one circle an observation.
+        With one circle per observation.
 
     Raises
     ------
@@ -75,8 +77,6 @@ def domains(
     ValueError
         Several sections and no `library`, a `size` that is not positive, or a `key` of decimal numbers.
     """
-    import matplotlib.pyplot as plt
-
     table = resolve_table(adata, table_key)
     check_obs_key(table, key, advice="Run `stimg.tl.domains(adata, n_domains)` first.")
     faded = key + _keys.CONFIDENCE_SUFFIX
@@ -115,8 +115,6 @@ def domains(
 
 
 def _colours(table: AnnData, key: str, count: int) -> list[str]:
-    """Colours recorded for the key if they suffice, else those of `tl.domains`."""
+    """Return the colours recorded for the key if there are enough, else those of `tl.domains`."""
     recorded = [str(colour) for colour in table.uns.get(f"{key}_colors", [])]
-    if len(recorded) >= count:
-        return recorded
-    return domain_colours(count)
+    return recorded if len(recorded) >= count else domain_colours(count)

@@ -5,17 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
+import zarr
 
 from stimg import _keys
-from stimg._input._checks import (
-    check_expression,
-    check_gene_list,
-    check_var_unique,
-    checked,
-    get_layer,
-)
+from stimg._image._place import get_library, image_file
+from stimg._image._slide_image import open_image
+from stimg._input._checks import check_gene_list, check_var_unique, checked, read_counts
 from stimg._input._records import read_record, said
 from stimg._input._tables import resolve_table
 from stimg._slide._values import log_normalise
@@ -67,11 +64,11 @@ def expression_map(
         Layer with raw counts; `.X` by default.
     image, image_scale
         H&E to draw, (height, width, 3), and its pixels per unit of the coordinates; by default the larger image in
-        `.uns["spatial"]`, or the file that is named there.
+        `.uns["spatial"]`, or the file named there.
     library_id
         The section to draw, if there are several.
     spatial_key, table_key
-        Where the coordinates and the table are.
+        Coordinates in `.obsm`, and the table of a `SpatialData`.
 
     Returns
     -------
@@ -88,24 +85,22 @@ def expression_map(
         No gene to draw, measured values that are not raw counts, a gene without a prediction, or several sections and
         no `library_id`.
     """
-    import matplotlib.pyplot as plt
-
     table = resolve_table(adata, table_key)
     record = read_record(table, _keys.STEP_PREDICT, layer)
     if layer not in table.layers or not record:
         msg = (
-            f"Key {layer!r} (`layer`) not found in `adata.layers`, or its record not found in `adata.uns['stimg']`. "
+            f"Key {layer!r} (`layer`) not found in `adata.layers`, or its record not in `adata.uns['stimg']`. "
             f"Available layers: {list(table.layers)}. Run `stimg.tl.predict_expression(adata, model)` first."
         )
         raise KeyError(msg)
     divided = said(table, "library_key", None) is not None
-    section = read_section(table, spatial_key, None, library_id if divided else None)
+    section = read_section(table, spatial_key, None, library_id if divided else None, argument="library_id")
     section = section if divided else replace(section, name=library_id)
     rows, coordinates = section.rows, section.coordinates
     genes, columns = _check_genes(table, genes)
     predicted = np.asarray(table.layers[layer][rows][:, columns])
     if absent := [gene for gene, values in zip(genes, predicted.T, strict=True) if not np.isfinite(values).any()]:
-        msg = f"`genes` that the model does not predict: {absent[:5]}."
+        msg = f"Expected `genes` that the model predicts, but it does not predict {absent[:5]}. Leave these out."
         raise ValueError(msg)
     dense = read_record(table, _keys.map_key(layer)) or {"genes": []}
     measured = _measured(table, measured_layer, columns, float(record["target_sum"]))
@@ -138,7 +133,7 @@ def expression_map(
 
 
 def _check_genes(table: AnnData, genes: str | Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """Names of the genes to draw, and their columns."""
+    """Return the names of the genes to draw, and their columns."""
     check_var_unique(table)
     genes = [genes] if isinstance(genes, str) else list(genes)
     check_gene_list(genes)
@@ -148,22 +143,19 @@ def _check_genes(table: AnnData, genes: str | Sequence[str]) -> tuple[list[str],
     if unknown := [gene for gene in genes if gene not in table.var_names]:
         msg = f"`genes` not in `adata.var_names`: {unknown[:5]}. Choose from {list(table.var_names[:5])}, ..."
         raise KeyError(msg)
-    return genes, table.var_names.get_indexer(pd.Index(genes))
+    return genes, table.var_names.get_indexer(genes)
 
 
 def _measured(table: AnnData, layer: str | None, columns: np.ndarray, target_sum: float) -> np.ndarray | None:
-    """Log-normalised expression of the genes at `columns`, `None` for a slide that was not measured."""
+    """Return log-normalised expression of the genes at `columns`; `None` for a slide without counts."""
     if layer is None and table.X is None:
         return None
-    counts = check_expression(get_layer(table, layer), "counts", name=f"layers[{layer!r}]" if layer else "X")
+    counts = read_counts(table, layer)
     return log_normalise(counts, target_sum, columns).toarray() if counts.nnz else None
 
 
 def _image_of(table: AnnData, section: Section, library_id: str | None) -> tuple[np.ndarray, float] | None:
     """Return the section's H&E and its pixels per unit of the coordinates, from `.uns["spatial"]` or its file."""
-    from stimg._image._place import get_library, image_file
-    from stimg._image._slide_image import open_image
-
     if (found := section_image(table, section, ("hires", "lowres"))) is not None:
         return found
     known = library_id in table.uns.get(_keys.SPATIAL, {})
@@ -179,8 +171,6 @@ def _image_of(table: AnnData, section: Section, library_id: str | None) -> tuple
 
 def _draw_map(ax: Any, dense: dict[str, Any], gene: str, **style: Any) -> None:
     """Draw one gene's dense map in the units of the coordinates."""
-    import zarr
-
     maps = zarr.open_array(dense["map_path"], mode="r") if "map_path" in dense else dense["map"]
     values = np.asarray(maps[int(np.flatnonzero(np.asarray(dense["genes"]) == gene)[0])])
     if "tissue" in dense:

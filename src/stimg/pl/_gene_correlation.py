@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+from matplotlib.transforms import offset_copy
 
 from stimg._input._checks import check_positive_int, checked
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 COLOUR = "#0072B2"
@@ -26,28 +28,25 @@ def gene_correlation(correlations: pd.DataFrame, *, n_labels: int = 8, ax: Axes 
     correlations
         From :func:`stimg.metrics.gene_correlations`.
     n_labels
-        Number of the best and of the worst genes that are named; fewer where the axes are too low.
+        Number of best and of worst genes that are named; fewer if the axes are not high enough.
     ax
-        Axes to draw into.
+        Axes to draw on.
 
     Returns
     -------
     Axes
-        With one point a gene, lines at the median and the mean, and the number of genes without a correlation stated
-        below.
+        With one point per gene, lines at the median and the mean, and the number of genes without a correlation in
+        the label of the x axis.
 
     Raises
     ------
     TypeError
-        `correlations` is no table.
+        `correlations` is not a table.
     KeyError
         The table lacks a column.
     ValueError
         No gene has a correlation, or `n_labels` is negative.
     """
-    import matplotlib.pyplot as plt
-    import pandas as pd
-
     if not isinstance(correlations, pd.DataFrame):
         msg = (
             "Expected `correlations` to be the table of `stimg.metrics.gene_correlations`, found "
@@ -63,7 +62,7 @@ def gene_correlation(correlations: pd.DataFrame, *, n_labels: int = 8, ax: Axes 
     check_positive_int("n_labels", n_labels, minimum=0)
     pearson = correlations["pearson"].dropna().sort_values(ascending=False, kind="stable")
     if not len(pearson):
-        msg = f"Expected genes with a correlation in `correlations`, found none of {len(correlations)}."
+        msg = f"Expected genes with a correlation in `correlations`, found none among {len(correlations)}."
         raise ValueError(msg)
     if ax is None:
         ax = plt.subplots(figsize=(6, 4.5), layout="constrained")[1]
@@ -74,11 +73,8 @@ def gene_correlation(correlations: pd.DataFrame, *, n_labels: int = 8, ax: Axes 
     ax.set_xlim(0.5 - 0.03 * len(pearson), 0.5 + 1.03 * len(pearson))
     _name(ax, pearson, n_labels)
     constant = int(correlations["constant"].sum())
-    ax.set_xlabel(
-        f"rank of the gene ({len(pearson)} genes; {constant} constant, not shown)"
-        if constant
-        else f"rank of the gene ({len(pearson)} genes, none constant)"
-    )
+    left_out = f"; {constant} constant, not shown" if constant else ", none constant"
+    ax.set_xlabel(f"rank of the gene ({len(pearson)} genes{left_out})")
     ax.set_ylabel("Pearson correlation over spots")
     ax.legend(frameon=False, loc="upper right")
     ax.spines[["top", "right"]].set_visible(False)
@@ -86,10 +82,7 @@ def gene_correlation(correlations: pd.DataFrame, *, n_labels: int = 8, ax: Axes 
 
 
 def _name(ax: Axes, pearson: pd.Series, n_labels: int) -> None:
-    """Name the best genes in a column above the falling curve, and the worst in one below.
-
-    The limits are set so that the curve stays clear of both columns.
-    """
+    """Name the best genes in a column above the falling curve and the worst below, with limits that keep it clear."""
     height = ax.get_window_extent().height * 72 / ax.figure.dpi
     n_labels = min(n_labels, int(0.4 * height / LINE_POINTS) - 1)
     n_best = min(n_labels, (len(pearson) + 1) // 2)
@@ -98,7 +91,7 @@ def _name(ax: Axes, pearson: pd.Series, n_labels: int) -> None:
     place = (ranks - left) / (right - left)
     start = max(0.1, place[n_best - 1] + 0.04) if n_best else 1.0
     end = min(0.9, place[-n_worst] - 0.04) if n_worst else 0.0
-    # Heights that must stay below the upper edge by a share of the axes, and above the lower one.
+    # Values, and the share of the axes' height by which each must stay below the top, or above the bottom.
     tops = [(values[0], 0.04), (values[place >= start].max(initial=values[-1]), (n_best + 1) * LINE_POINTS / height)]
     bottoms = [(values[-1], 0.04), (values[place <= end].min(initial=values[0]), (n_worst + 1) * LINE_POINTS / height)]
     span = max([0.1, *((a - b) / (1 - share - other) for a, share in tops for b, other in bottoms)])
@@ -111,9 +104,7 @@ def _name(ax: Axes, pearson: pd.Series, n_labels: int) -> None:
 
 
 def _label(ax: Axes, name: str, point: tuple[float, float], corner: tuple[float, float], lines: float) -> None:
-    """Write a name so many lines from a place in the axes, with a thin line to its point."""
-    from matplotlib.transforms import offset_copy
-
+    """Write a name some lines above a place in the axes (below if negative), with a thin line to its point."""
     best = lines < 0
     ax.annotate(
         name,

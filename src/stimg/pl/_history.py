@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import matplotlib.pyplot as plt
+import pandas as pd
+
 from stimg._input._checks import checked
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
     from stimg.models import AlignmentModel, ExpressionModel, Model
@@ -20,27 +22,24 @@ def history(model: Model | ExpressionModel | AlignmentModel | pd.DataFrame, *, a
     Parameters
     ----------
     model
-        From :func:`stimg.tl.pretrain`, or its `history`.
+        From :func:`stimg.tl.pretrain`, :func:`stimg.tl.train_expression` or :func:`stimg.tl.align`, or its `history`.
     ax
-        Axes to draw into.
+        Axes to draw on.
 
     Returns
     -------
     Axes
-        With one line a loss.
+        With one line per loss.
 
     Raises
     ------
     TypeError
-        Neither a model nor a table.
+        `model` is neither a model nor a table.
     KeyError
         The table lacks a column.
     ValueError
         The history is empty.
     """
-    import matplotlib.pyplot as plt
-    import pandas as pd
-
     table: pd.DataFrame = getattr(model, "history", model)
     if not isinstance(table, pd.DataFrame):
         msg = f"Expected a trained model or its `history`, found {type(model).__name__}."
@@ -49,7 +48,7 @@ def history(model: Model | ExpressionModel | AlignmentModel | pd.DataFrame, *, a
         msg = f"Columns {missing} not found in the history. Available: {list(table)}. Pass `model.history`."
         raise KeyError(msg)
     if not len(table):
-        msg = "Expected a model with a history, found none: it was not trained in epochs."
+        msg = "Expected a model with a history, found an empty one: it was not trained in epochs."
         raise ValueError(msg)
     if ax is None:
         ax = plt.subplots(figsize=(5, 3.2), layout="constrained")[1]

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 
+from stimg._data import PatchDataset
 from stimg._input._checks import check_made_by, check_positive_int, checked
 from stimg._slide._geometry import site_positions
 from stimg._slide._windows import crop
@@ -16,7 +20,6 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from stimg._data import PatchDataset
     from stimg._slide._slide import Slide
 
 OUTLINE = "#D55E00"
@@ -37,42 +40,35 @@ def patches(
     patches
         From :func:`stimg.pp.to_patches`.
     n
-        Number of patches, evenly spaced over the first slide with patches, where no `indices` are given.
+        Number of patches, evenly spaced over the first slide that has any, if `indices` are not given.
     indices
         Patches of one slide to draw.
     genes
-        Genes to colour by, one a row; by default the one with the highest channel weight on the slide.
+        Genes to colour by, one per row; by default the one with the highest channel weight on the slide.
 
     Returns
     -------
     ndarray
         Axes, shape (number of genes, 1 + number of patches). The first of a row is the slide with the windows'
-        outlines. Positions are true ones in units of the pitch, values log-normalised expression, and all panels of a
-        gene share one colour scale.
+        outlines. Positions are the true ones in units of the pitch, values are log-normalised expression, and all
+        panels of a gene share one colour scale.
 
     Raises
     ------
     IndexError
-        No such patch.
+        There is no such patch.
     KeyError
         A gene is not among the slide's selected genes.
     ValueError
-        The patches are of several slides, or there is nothing to draw.
+        The patches come from several slides, or there is nothing to draw.
     """
-    import matplotlib.pyplot as plt
-    from matplotlib.patches import Rectangle
-    from matplotlib.patheffects import withStroke
-
-    from stimg._data import PatchDataset
-
     check_made_by("patches", patches, PatchDataset, "stimg.pp.to_patches")
     windows = _windows(patches, n, indices)
     slide, grid = patches.slides[windows[0][0]], patches.grids[windows[0][0]]
     columns = _columns(slide, genes)
     positions = slide.positions()
-    shape = (len(columns), 1 + len(windows))
-    size = (3.4 + 2.2 * len(windows), 2.8 * len(columns) + 0.2)
-    figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, layout="constrained")
+    shape, size = (len(columns), 1 + len(windows)), (3.4 + 2.2 * len(windows), 2.8 * len(columns) + 0.2)
+    axes = plt.subplots(*shape, figsize=size, squeeze=False, layout="constrained")[1]
     style = {"cmap": "viridis", "linewidths": 0}
     for panels, column in zip(axes, columns, strict=True):
         values = slide.expression[:, [column]].toarray().ravel()
@@ -83,15 +79,7 @@ def patches(
             sites = crop(grid, (row, col), patches.size).ravel()
             sites = sites[sites >= 0]
             low, high = _corners(slide, row, col, patches.size)
-            panels[0].add_patch(
-                Rectangle((low[0], low[1]), *(high - low), fill=False, edgecolor=OUTLINE, lw=1.5, zorder=3)
-            )
-            middle = (low + high) / 2
-            label = panels[0].text(
-                *middle, str(number), color=OUTLINE, weight="bold", ha="center", va="center", zorder=4
-            )
-            label.set_path_effects([withStroke(linewidth=3, foreground="white")])
-            _widen(panels[0], low, high)
+            _outline(panels[0], str(number), low, high)
             spots = draw_spots(ax, positions[sites], FILL, array=values[sites], clim=limits, **style)
             ax.set_xlim(low[0], high[0])
             ax.set_ylim(high[1], low[1])
@@ -100,15 +88,19 @@ def patches(
     return axes
 
 
-def _widen(ax: Axes, low: np.ndarray, high: np.ndarray) -> None:
-    """Widen the limits, of a y axis that points down, so that a box is whole inside."""
+def _outline(ax: Axes, name: str, low: np.ndarray, high: np.ndarray) -> None:
+    """Outline a window and write its name inside; widen the limits (y points down) until it is whole."""
+    ax.add_patch(Rectangle((low[0], low[1]), *(high - low), fill=False, edgecolor=OUTLINE, lw=1.5, zorder=3))
+    x, y = (low + high) / 2
+    label = ax.text(x, y, name, color=OUTLINE, weight="bold", ha="center", va="center", zorder=4)
+    label.set_path_effects([withStroke(linewidth=3, foreground="white")])
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
     ax.set_xlim(min(left, low[0] - 0.5), max(right, high[0] + 0.5))
     ax.set_ylim(max(bottom, high[1] + 0.5), min(top, low[1] - 0.5))
 
 
 def _windows(patches: PatchDataset, n: int, indices: Sequence[int] | None) -> list[tuple[int, int, int]]:
-    """Slide, row and column of the patches asked for, all of one slide."""
+    """Return slide, row and column of the patches to draw, all of one slide."""
     if not len(patches):
         msg = "Expected a dataset with patches, found an empty one."
         raise ValueError(msg)
@@ -131,7 +123,7 @@ def _windows(patches: PatchDataset, n: int, indices: Sequence[int] | None) -> li
 
 
 def _columns(slide: Slide, genes: str | Sequence[str] | None) -> list[int]:
-    """Columns of the slide's expression that are drawn."""
+    """Return the columns of the slide's expression that are drawn."""
     if genes is None:
         return [int(np.argmax(slide.weights))]
     named = [genes] if isinstance(genes, str) else list(genes)
@@ -149,7 +141,7 @@ def _columns(slide: Slide, genes: str | Sequence[str] | None) -> list[int]:
 
 
 def _corners(slide: Slide, row: int, col: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two opposite corners, float64 (2,), of a window in true x and y, half a pitch around its sites."""
+    """Return two opposite corners, float64 (2,), of a window in true x and y, half a pitch around its sites."""
     rows, cols = np.mgrid[row : row + size, col : col + size]
     places = site_positions(np.column_stack([rows.ravel(), cols.ravel()]), slide.kind, slide.parity)
     return places.min(0) - 0.5, places.max(0) + 0.5

@@ -1,20 +1,14 @@
-"""Draw measured beside reconstructed expression."""
+"""Draw measured and reconstructed expression side by side."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 
 from stimg import _keys
-from stimg._input._checks import (
-    check_choice,
-    check_gene_list,
-    check_positive_int,
-    check_var_unique,
-    checked,
-    get_layer,
-)
+from stimg._input._checks import check_choice, check_gene_list, check_positive_int, check_var_unique, checked, get_layer
 from stimg._input._records import read_record
 from stimg._input._rows import checked_rows
 from stimg._input._tables import resolve_table
@@ -48,19 +42,15 @@ def reconstruction(
     Parameters
     ----------
     adata
-        A slide with :func:`stimg.tl.reconstruct` done.
+        A slide after :func:`stimg.tl.reconstruct`.
     genes
-        Genes, one a row; by default the `n_genes` whose reconstruction varies most over the slide.
+        Genes, one per row; by default the `n_genes` whose reconstruction varies most over the slide.
     layer
         Layer that `reconstruct` wrote.
     n_genes
-        Number of genes drawn where none are named.
-    spatial_key
-        Coordinates in `.obsm`; by default as :func:`stimg.pp.to_lattice` was told.
-    library_key, library
-        Column of `.obs` with sections (by default as `to_lattice` was told), and the one to draw.
-    table_key
-        Table of a `SpatialData`.
+        Number of genes to draw if `genes` is not given.
+    spatial_key, library_key, library, table_key
+        As in :func:`stimg.pl.domains`.
 
     Returns
     -------
@@ -74,8 +64,6 @@ def reconstruction(
     ValueError
         No gene to draw, or several sections and no `library`.
     """
-    import matplotlib.pyplot as plt
-
     table = resolve_table(adata, table_key)
     if layer not in table.layers:
         msg = (
@@ -87,7 +75,7 @@ def reconstruction(
     record = read_record(table, _keys.STEP_RECONSTRUCT, layer)
     if not record:
         msg = (
-            f"How `adata.layers[{layer!r}]` was made is not in `adata.uns['stimg']`. Available keys: "
+            f"The record of `adata.layers[{layer!r}]` was not found in `adata.uns['stimg']`. Available keys: "
             f"{list(table.uns.get(_keys.UNS, {}))}. Run `stimg.tl.reconstruct(adata, model)` first."
         )
         raise KeyError(msg)
@@ -100,10 +88,10 @@ def reconstruction(
     genes = [genes] if isinstance(genes, str) else genes
     check_gene_list(genes)
     if not len(genes):
-        msg = "Expected at least one gene to draw, found none. Name some as `genes`."
+        msg = "Expected at least one gene to draw, found none. Pass some as `genes`."
         raise ValueError(msg)
     if unknown := [gene for gene in genes if gene not in table.var_names]:
-        msg = f"`genes` not in `adata.var_names`: {unknown[:5]}. Take some of {list(table.var_names[:5])}, ..."
+        msg = f"`genes` not in `adata.var_names`: {unknown[:5]}. Choose from {list(table.var_names[:5])}, ..."
         raise KeyError(msg)
     columns = table.var_names.get_indexer(list(genes))
     measured = []
@@ -112,14 +100,12 @@ def reconstruction(
         values = log_normalise(block, float(record["target_sum"]), columns) if counts else block[:, columns]
         measured.append(values.toarray())
     true, predicted = np.concatenate(measured)[section.rows], np.asarray(table.layers[layer][:, columns])[section.rows]
-    diameter = FILL * section.pitch
-    figure, axes = plt.subplots(len(genes), 2, figsize=(9, 3.6 * len(genes)), squeeze=False, layout="constrained")
+    style: dict[str, Any] = {"cmap": "viridis", "linewidths": 0}
+    axes = plt.subplots(len(genes), 2, figsize=(9, 3.6 * len(genes)), squeeze=False, layout="constrained")[1]
     for panels, gene, *pair in zip(axes, genes, true.T, predicted.T, strict=True):
         limits = (0, float(np.quantile(pair[0], 0.99)) or float(np.nan_to_num(pair[1]).max()) or 1.0)
         for ax, values, name in zip(panels, pair, ("measured", "reconstructed"), strict=True):
-            spots = draw_spots(
-                ax, section.coordinates, diameter, array=values, cmap="viridis", clim=limits, linewidths=0
-            )
+            spots = draw_spots(ax, section.coordinates, FILL * section.pitch, array=values, clim=limits, **style)
             ax.set_title(f"{gene}, {name}")
         add_colour_bar(spots, panels[1], str(record["unit"]))
     add_scale_bar(axes[-1, 0], section)
@@ -127,7 +113,7 @@ def reconstruction(
 
 
 def _default_genes(predicted: np.ndarray, names: pd.Index, n_genes: int) -> list[str]:
-    """Genes whose reconstruction varies most over the slide."""
+    """Return the genes whose reconstruction varies most over the slide."""
     variance = np.where(np.isfinite(predicted).all(0), predicted.var(0), -1)
     order = np.argsort(-variance, kind="stable")
     return [str(gene) for gene in names[order[variance[order] >= 0][:n_genes]]]

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 from scipy import sparse
 
 from stimg import _keys
+from stimg._image._files import file_mpp
+from stimg._image._slide_image import SlideImage, open_image
 from stimg._input._checks import check_positive, checked
+from stimg.pp._to_lattice import to_lattice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from anndata import AnnData
-
-    from stimg._image._slide_image import SlideImage
 
 MOST_SITES = 1e8
 LONGEST_PREVIEW = 2000  # pixels
@@ -43,10 +43,8 @@ def image_grid(
         Path of a PNG, JPEG, TIFF or OME-TIFF file, or an array.
     genes
         Names of the genes, such as `model.genes`.
-    pitch_um
-        Distance between neighbouring spots in micrometres.
-    diameter_um
-        Diameter of the spots in micrometres; by default the pitch.
+    pitch_um, diameter_um
+        Distance between neighbouring spots, and their diameter (by default the pitch), in micrometres.
     image_mpp
         Micrometres per pixel; by default as stated in the file.
     name
@@ -62,10 +60,8 @@ def image_grid(
 
     Raises
     ------
-    FileNotFoundError
-        There is no such file.
-    OSError
-        The file is damaged or of an unknown format.
+    FileNotFoundError, OSError
+        There is no such file, or it is damaged or of an unknown format.
     ValueError
         A bad argument, an array that is not an image, an unknown resolution, or no tissue.
 
@@ -74,12 +70,6 @@ def image_grid(
     >>> slide = stimg.pp.image_grid("biopsy.ome.tiff", model.genes, pitch_um=50)
     >>> stimg.tl.predict_expression(slide, model)
     """
-    from anndata import AnnData
-
-    from stimg._image._files import file_mpp
-    from stimg._image._slide_image import open_image
-    from stimg.pp._to_lattice import to_lattice
-
     check_positive("pitch_um", pitch_um)
     diameter_um = pitch_um if diameter_um is None else diameter_um
     check_positive("diameter_um", diameter_um)
@@ -87,11 +77,13 @@ def image_grid(
         check_positive("image_mpp", image_mpp)
     names = pd.Index(np.asarray(list(genes), dtype=str))
     if isinstance(genes, str) or not len(names) or names.has_duplicates:
-        msg = f"Expected `genes` to be a list of different names, found {len(names)}, {names.nunique()} different."
+        msg = (
+            f"Expected `genes` to be a list of distinct names, found {len(names)}, {names.nunique()} of them distinct."
+        )
         raise ValueError(msg)
     image_mpp = file_mpp(image) if image_mpp is None else image_mpp
     if image_mpp is None:
-        msg = "Micrometres per pixel of `image` are not known. Pass `image_mpp`."
+        msg = "The micrometres per pixel of `image` are not known. Pass `image_mpp`."
         raise ValueError(msg)
     opened = open_image(image, image_mpp, name)
     sites = _sites_on_tissue(opened, pitch_um)
@@ -117,7 +109,7 @@ def image_grid(
 
 
 def _sites_on_tissue(image: SlideImage, pitch_um: float) -> np.ndarray:
-    """Row and column of the grid's sites whose centres lie on tissue, int64 (n, 2)."""
+    """Return row and column of the grid's sites whose centres lie on tissue, int64 (n, 2)."""
     mask, mask_mpp = image.tissue
     extent = np.array(image.shape) * image.mpp
     if (count := np.prod(extent / pitch_um)) > MOST_SITES:
@@ -128,6 +120,6 @@ def _sites_on_tissue(image: SlideImage, pitch_um: float) -> np.ndarray:
     pixels = np.minimum(((sites + 0.5) * pitch_um / mask_mpp).astype(int), np.array(mask.shape) - 1)
     kept = sites[mask[tuple(pixels.T)]]
     if not len(kept):
-        msg = f"No site of a grid of {pitch_um:g} micrometres lies on tissue of {image.name!r}. Check `image_mpp`."
+        msg = f"No site of a grid of {pitch_um:g} micrometres lies on the tissue of {image.name!r}. Check `image_mpp`."
         raise ValueError(msg)
     return kept

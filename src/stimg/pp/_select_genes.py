@@ -1,4 +1,4 @@
-"""Weigh genes: how often each becomes a channel of a patch."""
+"""Choose genes, and how often each becomes a channel of a patch."""
 
 from __future__ import annotations
 
@@ -52,37 +52,36 @@ def select_genes(
     table_key: str | None = None,
     copy: bool = False,
 ) -> AnnData | SpatialData | None:
-    """Give every gene a channel sampling weight.
+    """Give every gene a weight: its chance to become a channel of a patch.
 
-    The weight is the variance of log-normalised expression (counts per `target_sum`, log1p) over the slide, as in Zhu
-    et al. 2026 (arXiv 2603.13432), of the `n_genes` with the highest, and 0 for the rest. Expression stays sparse and
-    is not changed. Observations without counts stay zero when they are normalised; genes without counts get weight 0.
+    The `n_genes` genes whose log-normalised expression (counts per `target_sum`, log1p) varies most over the slide get
+    this variance as their weight, as in Zhu et al. 2026 (arXiv 2603.13432), and all others get 0. Expression stays
+    sparse and is not changed. Observations without counts stay zero when they are normalised.
 
     Parameters
     ----------
     adata
         A slide.
     n_genes
-        Genes with a weight above 0; fewer where fewer vary.
+        Number of genes with a weight above 0; there are fewer if fewer vary.
     method
-        `"variance"`, or `"moran"`: Moran's I by squidpy among the `2 * n_genes` most variable genes; the weight is
-        the I of those above 0.
+        `"variance"`, or `"moran"`: the `n_genes` with the highest Moran's I (by squidpy) among the `2 * n_genes` most
+        variable genes; the weight is Moran's I where it is above 0.
     genes
-        Use exactly these, weighted by variance, instead of choosing; `n_genes` and `method` do not count then.
+        Use exactly these genes, weighted by their variance. `n_genes` and `method` are then ignored.
     layer
-        Layer with expression; by default `adata.X`.
+        Layer with expression; `.X` by default.
     scale
         What it holds: raw `"counts"`, or `"log"`-normalised values. Checked, never guessed.
     target_sum
-        Counts an observation is normalised to.
+        Total to which the counts of each observation are normalised.
     spatial_key, library_key
-        Coordinates and sections for `method="moran"`; by default as :func:`stimg.pp.to_lattice` was told.
+        Coordinates in `.obsm` and sections in `.obs` for `method="moran"`; by default those given to
+        :func:`stimg.pp.to_lattice`.
     key_added
         Key of the weights in `.var`.
-    table_key
-        Table of a `SpatialData`.
-    copy
-        Return a changed copy and leave `adata` as it is.
+    table_key, copy
+        Table of a `SpatialData`; whether to return a changed copy and leave `adata` as it is.
 
     Returns
     -------
@@ -155,7 +154,7 @@ def select_genes(
         _keys.STEP_GENES,
         key_added,
         {
-            "method": "genes" if genes is not None else method,
+            "method": method if genes is None else "genes",
             "n_genes": count,
             "layer": layer or "",
             "scale": scale,
@@ -167,17 +166,17 @@ def select_genes(
         key_added,
         count,
         table.n_vars,
-        "list" if genes is not None else method,
+        method if genes is None else "list",
         f" ({n_genes} asked for)" if genes is None and count < n_genes else "",
     )
     return result
 
 
 def _check_genes(table: AnnData, genes: Sequence[str]) -> None:
-    """Refuse a list of genes that is none, is empty, or has unknown ones."""
+    """Refuse what is not a list of genes, an empty list, and unknown genes."""
     check_gene_list(genes)
     if not len(genes):
-        msg = "Expected gene names in `genes`, found none. Leave it out to select by `method`."
+        msg = "Expected gene names in `genes`, found an empty list. Leave it out to select genes by `method`."
         raise ValueError(msg)
     if unknown := [gene for gene in genes if gene not in table.var_names]:
         msg = (

@@ -8,18 +8,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stimg import _keys
+from stimg._apply._surroundings import read_surroundings
+from stimg._data._image_patches import ImagePatchDataset, ImageSlide
+from stimg._data._targets import GENE_RULES, TARGET_SUM, GeneRule, choose_genes, counts_of, expression_of
+from stimg._image._place import ImagePlace, ImageSource, place_on_image
 from stimg._input._checks import (
     check_choice,
     check_embedding,
-    check_expression,
     check_obsm,
     check_positive,
     check_positive_int,
     check_var_unique,
     checked,
-    get_layer,
+    read_counts,
 )
 from stimg._input._tables import resolve_table
+from stimg.models import Model
+from stimg.models._given import given_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,11 +33,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from scipy import sparse
     from spatialdata import SpatialData
-
-    from stimg._data._image_patches import ImagePatchDataset, ImageSlide
-    from stimg._data._targets import GeneRule
-    from stimg._image._place import ImagePlace
-    from stimg.models import Model
 
 
 @checked
@@ -95,7 +95,7 @@ def to_image_patches(
         Micrometres per pixel of the images; by default from the pitch that :func:`stimg.pp.to_lattice` recorded, from
         `microns_per_pixel` among the scale factors (Space Ranger), or from a TIFF file.
     diameter_um
-        Diameter of the spots; by default `spot_diameter_fullres` of the scale factors.
+        Diameter of the spots in micrometres; by default `spot_diameter_fullres` of the scale factors.
     stain_normalise
         Bring the mean and deviation of each slide's optical density in tissue to those of a reference.
     augment
@@ -108,11 +108,11 @@ def to_image_patches(
         Embedding in `.obsm` of every slide, such as `"X_stimg"`, for `stimg.nn.AlignConfig(gene_encoder="embedding")`.
     spatial_model
         A model from :func:`stimg.tl.pretrain`, or its name or path, which :func:`stimg.tl.align` tunes with
-        `stimg.nn.AlignConfig(gene_encoder="tuned")`. It reads the surroundings of every spot, which are kept.
+        `stimg.nn.AlignConfig(gene_encoder="tuned")`. The surroundings that it reads of every spot are kept in memory.
     lattice_key
         Key written by :func:`stimg.pp.to_lattice`, for `spatial_model`.
     spatial_key, library_id, image_key, table_key
-        Where coordinates, images and the table of a `SpatialData` are.
+        Coordinates in `.obsm`, section in `.uns["spatial"]`, and the image and table of a `SpatialData`.
     rng
         Seed or generator of the augmentation.
 
@@ -138,13 +138,6 @@ def to_image_patches(
     >>> stimg.pp.to_lattice(slide, platform="st")
     >>> stimg.pp.to_image_patches(slide, "A1_HE.jpg")
     """
-    from stimg._apply._surroundings import read_surroundings
-    from stimg._data._image_patches import ImagePatchDataset
-    from stimg._data._targets import GENE_RULES, TARGET_SUM, choose_genes
-    from stimg._image._place import ImageSource, place_on_image
-    from stimg.models import Model
-    from stimg.models._given import given_model
-
     check_positive_int("size", size)
     check_positive_int("n_genes", n_genes)
     check_positive("mpp", mpp)
@@ -164,8 +157,7 @@ def to_image_patches(
             check_obsm(table, lattice_key, advice="Run `stimg.pp.to_lattice(adata)` first.")
     embeddings = [None if use_rep is None else check_embedding(table, use_rep) for table in tables]
     network = None if spatial_model is None else given_model(Model, spatial_model, "spatial_model")
-    name = f"layers[{layer!r}]" if layer else "X"
-    counts = [check_expression(get_layer(table, layer), "counts", name=name) for table in tables]
+    counts = [read_counts(table, layer) for table in tables]
     chosen, columns = choose_genes([table.var_names for table in tables], counts, genes, n_genes, gene_rule)
     where = ImageSource(None, image_mpp, diameter_um, spatial_key, library_id, image_key, table_key)
     read = []
@@ -178,7 +170,7 @@ def to_image_patches(
             read[i] = replace(read[i], surroundings=around)
     largest = max(slide.diameter_um for slide in read) / mpp
     if largest >= size:
-        msg = f"Expected crops larger than a spot, found `size`={size} pixels and spots of {largest:.0f}. Raise `size`."
+        msg = f"Expected crops larger than a spot, found `size`={size} and spots of {largest:.0f} pixels. Raise `size`."
         raise ValueError(msg)
     dataset = ImagePatchDataset(
         read,
@@ -193,7 +185,7 @@ def to_image_patches(
         spatial_model=network,
     )
     if not len(dataset):
-        msg = f"No spot lies wholly inside any crop of {size} pixels at {mpp:g} um. Raise `size`."
+        msg = f"No spot lies wholly inside any crop of {size} pixels at {mpp:g} micrometres per pixel. Raise `size`."
         raise ValueError(msg)
     return dataset
 
@@ -206,7 +198,7 @@ def _one_per_slide(argument: str, values: Any, n_slides: int, *, several: bool) 
         return [values]
     if isinstance(values, str) or not isinstance(values, list | tuple) or len(values) != n_slides:
         found = len(values) if isinstance(values, list | tuple) else type(values).__name__
-        msg = f"Expected `{argument}` to be a list with one per slide: {n_slides} slides, found {found}."
+        msg = f"Expected `{argument}` to be a list with one entry per slide ({n_slides}), found {found}."
         raise ValueError(msg)
     return list(values)
 
@@ -215,9 +207,6 @@ def _image_slide(
     name: str, place: ImagePlace, counts: sparse.csr_array, columns: np.ndarray, embedding: np.ndarray | None
 ) -> ImageSlide:
     """Keep the spots of a slide that have counts and lie wholly on the image."""
-    from stimg._data._image_patches import ImageSlide
-    from stimg._data._targets import TARGET_SUM, counts_of, expression_of
-
     totals = np.asarray(counts.sum(1), dtype=np.float64).ravel()
     edge = place.diameter_um / 2
     size = np.array(place.image.shape) * place.image.mpp

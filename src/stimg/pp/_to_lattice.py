@@ -43,66 +43,61 @@ def to_lattice(
     """Lay every observation on a compact integer lattice, the pixel grid of the slide.
 
     Hexagonal arrays (Visium) become `(row, col // 2)`, without checkerboard holes; square arrays (legacy ST, Visium
-    HD, Stereo-seq bins) stay as they are; free coordinates (Slide-seq, Xenium, MERFISH) fall into square bins of a
-    pitch. Nothing is dropped: observations of a free slide may share a site.
+    HD, Stereo-seq bins) stay as they are; free coordinates (Slide-seq, Xenium, MERFISH) are sorted into square bins.
+    Nothing is dropped: observations of a free slide may share a site.
 
     Parameters
     ----------
     adata
-        A slide. Array platforms have integer `.obs["array_row"]` and `.obs["array_col"]`, others coordinates in
-        `.obsm[spatial_key]`. Where a SpatialData's table has none, the centroids of the element that it annotates
-        are taken and written to `.obsm[spatial_key]`.
+        A slide. Array platforms have integers in `.obs["array_row"]` and `.obs["array_col"]`, others coordinates in
+        `.obsm[spatial_key]`. If the table of a `SpatialData` has neither, the centroids of the element that it
+        annotates are used and written to `.obsm[spatial_key]`.
     platform
-        `"auto"` chooses by array columns, else by whether coordinates lie on a regular hexagonal or square grid, else
-        `"free"`, and logs what it chose. Or one of `"visium"`, `"hex"`, `"st"`, `"visium_hd"`, `"stereo_seq"`,
+        `"auto"` looks for array columns, then for coordinates on a regular hexagonal or square grid, falls back to
+        `"free"`, and logs its choice. Or one of `"visium"`, `"hex"`, `"st"`, `"visium_hd"`, `"stereo_seq"`,
         `"square"`, `"free"`, `"slide_seq"`, `"xenium"`, `"merfish"`, `"cosmx"`, `"osmfish"`, `"starmap"`, `"seqfish"`.
     spatial_key
-        Coordinates (x, y) in `.obsm`.
+        Key of the coordinates (x, y) in `.obsm`.
     library_key
-        Column of `.obs` that tells sections apart; each gets a lattice of its own.
+        Column of `.obs` that tells sections apart; each gets its own lattice.
     pitch
-        Side of a bin in units of the coordinates: lays coordinates without array positions in square bins. By default
-        (for free coordinates) one over the root of the median local density, so that there is about one observation a
-        site of tissue.
+        Side of the square bins for coordinates without array positions, in units of the coordinates. By default (for
+        free coordinates) one over the root of the median local density, for about one observation per site of tissue.
     um_per_unit
         Micrometres per unit of the coordinates. By default from the pitch of the array (Visium, ST, named bins), the
-        scale factor `microns_per_pixel`, or the platform (Xenium). Files of other platforms come in pixels as well as
-        in micrometres; where nothing tells the unit, it stays unknown: figures get no scale bar.
+        scale factor `microns_per_pixel`, or the platform (Xenium). Files of other platforms may be in pixels or in
+        micrometres; unless something states the unit, it stays unknown and figures get no scale bar.
     key_added
         Key of the lattice in `.obsm`.
-    table_key
-        Table of a `SpatialData`.
-    copy
-        Return a changed copy and leave `adata` as it is.
+    table_key, copy
+        Table of a `SpatialData`; whether to return a changed copy and leave `adata` as it is.
 
     Returns
     -------
     `None` (or the copy), with
     `.obsm[key_added]` : int32, shape (n_obs, 2). Row and column, from 0 in each library.
-    `.uns["stimg"]["lattice"]` : `platform`, `kind` (`"hex"`, `"square"` or `"free"`), `pitch` (units of the
-    coordinates) and `pitch_um` (NaN where unknown), means over the libraries; and one entry a library: `libraries`,
-    `n_obs`, `um_per_unit` (NaN where unknown), and what maps sites back exactly, `origin`, `parity`, `step`,
-    `transposed`, `affine`. Later steps take `library_key` and `spatial_key` from here, and refuse a table to which the
-    lattice does not belong.
+    `.uns["stimg"]["lattice"]` : `platform`, `kind` (`"hex"`, `"square"` or `"free"`), and, as means over the libraries,
+    `pitch` (units of the coordinates) and `pitch_um` (NaN if unknown); then one entry per library: `libraries`,
+    `n_obs`, `um_per_unit` (NaN if unknown), and `origin`, `parity`, `step`, `transposed`, `affine`, which map sites
+    back exactly. Later steps read `library_key` and `spatial_key` here, and refuse a table to which the lattice does
+    not belong.
 
     Notes
     -----
     The true position of a site in units of the pitch is `x = col + ((row + parity) % 2) / 2`, `y = row * sqrt(3) / 2`
-    on hexagonal, and `x = col`, `y = row` on other lattices. `(x, y, 1) @ affine` are its coordinates: exactly the
+    on hexagonal, and `x = col`, `y = row` on other lattices. `(x, y, 1) @ affine` gives its coordinates: exactly the
     middle of the bin for free coordinates, a least-squares fit for arrays (whose axes may differ in length, as those of
-    ST 2K arrays do). Array positions are `origin + step * (row, col)` on square, and
-    `origin + (row, 2 * col + (row + parity) % 2)` on hexagonal lattices, with row and column of the array
-    exchanged where `transposed`.
+    ST 2K arrays do). Array positions are `origin + step * (row, col)` on square, and `origin + (row, 2 * col + (row +
+    parity) % 2)` on hexagonal lattices, with row and column of the array exchanged if `transposed`.
 
     Raises
     ------
     KeyError
         No coordinates, no table `table_key`, or no column `library_key`.
     ValueError
-        NaN coordinates, array positions that are missing or no integers, two hexagonal spots or more than 5 % of a
-        square array's on one site (several sections without a `library_key`), libraries of hexagonal and square arrays
-        in one object, an unknown platform, a lattice that is all but empty, or a `pitch` that is not positive or given
-        for an array.
+        NaN coordinates; missing or non-integer array positions; two hexagonal spots, or more than 5 % of a square
+        array's, on one site (several sections without a `library_key`); hexagonal and square libraries in one object;
+        an unknown platform; a lattice that is all but empty; a `pitch` that is not positive or given for an array.
 
     Warns
     -----
@@ -181,34 +176,30 @@ def to_lattice(
 
 
 def _by_library(layouts: list[Layout]) -> dict[str, Any]:
-    """Return what the record says of each library's layout."""
+    """Return the fields of the record that have one entry per library."""
     n_obs = np.array([len(layout.lattice) for layout in layouts])
-    fields = {name: np.array([getattr(one, name) for one in layouts]) for name in ("parity", "transposed", "step")}
     return {
         "n_obs": n_obs,
         "n_shared": n_obs - [n_distinct(layout.lattice) for layout in layouts],
         "origin": np.array([layout.origin for layout in layouts], dtype=np.float64),
-        **fields,
-    }
+    } | {name: np.array([getattr(one, name) for one in layouts]) for name in ("parity", "transposed", "step")}
 
 
 def _mean(values: np.ndarray) -> float:
-    """Mean over the libraries where a value is known, NaN where it is in none."""
+    """Return the mean over the libraries whose value is known; NaN if none is."""
     known = values[np.isfinite(values)]
     return float(known.mean()) if len(known) else float("nan")
 
 
 def _check_sharing(layout: Layout, name: str, library_key: str | None) -> None:
-    """Refuse hexagonal spots, and many of a square array, on one site; warn of a few."""
+    """Refuse hexagonal spots, or many spots of a square array, that share a site; warn if they are few."""
     shared = len(layout.lattice) - n_distinct(layout.lattice)
     if layout.kind == "free" or not shared:
         return
-    what = (
-        f"{shared} of {len(layout.lattice)} observations of library {str(name)!r} share an array position with another."
-    )
+    what = f"{shared} of {len(layout.lattice)} observations of library {name!r} share an array position with another."
     if layout.kind == "hex" or shared > MOST_SHARED * len(layout.lattice):
         advice = (
-            "Remove the duplicates" if library_key else "Name the column that tells sections apart as `library_key`"
+            "Remove the duplicates" if library_key else "Pass the column that tells sections apart as `library_key`"
         )
         msg = f"{what} {advice}, or pass `platform='free'`."
         raise ValueError(msg)

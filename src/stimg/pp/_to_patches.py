@@ -1,4 +1,4 @@
-"""From slides to a dataset of patches."""
+"""Crop slides into a data set of patches."""
 
 from __future__ import annotations
 
@@ -8,12 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stimg import _keys
-from stimg._input._checks import (
-    check_choice,
-    check_names,
-    check_positive_int,
-    checked,
-)
+from stimg._data._patches import ChannelRule, PatchDataset
+from stimg._input._checks import check_choice, check_names, check_positive_int, checked
 from stimg._input._rows import collect_rows
 from stimg._input._tables import resolve_table
 from stimg._platforms import collection_platform
@@ -29,7 +25,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
-    from stimg._data._patches import ChannelRule, PatchDataset
     from stimg._slide._slide import Slide
 
 
@@ -55,39 +50,39 @@ def to_patches(
     """Crop slides into fixed windows with a controlled set of gene channels.
 
     Slides are treated as images (Zhu et al. 2026, arXiv 2603.13432): windows of `size x size` lattice sites, each with
-    its own `n_channels` genes, drawn without replacement with probability proportional to the variance weight of
-    :func:`stimg.pp.select_genes` (exponential keys, Efraimidis and Spirakis 2006). Windows are cropped when asked
-    for: memory is that of the slides' non-zeros plus one batch.
+    its own `n_channels` genes, drawn without replacement with probability proportional to the weights of
+    :func:`stimg.pp.select_genes` (exponential keys, Efraimidis and Spirakis 2006). Windows are cropped on demand, so
+    that memory holds the slides' non-zero values and one batch.
 
     Parameters
     ----------
     slides
-        One slide or several, each with :func:`stimg.pp.to_lattice` and :func:`stimg.pp.select_genes` done. Gene
-        panels may differ. They are not changed. Or a collection, such as :func:`stimg.datasets.stimage_1k4m` opens:
-        its slides are read one after another, get their lattice and genes by the defaults, and stay on disk in the
-        cache, so that memory does not grow with their number.
+        One slide or several, after :func:`stimg.pp.to_lattice` and :func:`stimg.pp.select_genes`. Gene panels may
+        differ. They are not changed. Or a collection, such as that of :func:`stimg.datasets.stimage_1k4m`: its slides
+        are read one after another, get their lattice and genes by the defaults, and stay on disk in the cache, so that
+        memory does not grow with their number.
     size
         Side of a patch in sites.
     n_channels
-        Genes a patch; reduced to the largest number that any slide selected.
+        Genes per patch; at most the largest number that was selected on any slide.
     stride
         Sites between neighbouring patches; by default a quarter of `size`.
     min_tissue
-        Least share of a patch's sites that hold an observation, in [0, 1].
+        Smallest share of a patch's sites that hold an observation, in [0, 1].
     channel_rule
-        `"variance"` (the paper's), `"uniform"`, or always the `"top"` genes by weight.
+        `"variance"` (as in the paper), `"uniform"`, or always the `"top"` genes by weight.
     augment
-        Jitter windows by up to half a stride and apply a random symmetry of the lattice (flips; quarter turns on
-        square and free lattices).
+        Shift windows by up to half a stride and apply a random symmetry of the lattice (flips; quarter turns on square
+        and free lattices).
     names
-        One name a slide, for messages, plots and the model's card. By default `slide0`, `slide1`, ..., or those of the
-        collection; sections of one object keep the names of their library.
+        One name per slide, for messages, plots and the model's card. By default `slide0`, `slide1`, ..., or those of
+        the collection; sections of one object keep the names of their library.
     groups
-        Tissue, or any other group, of each slide. Training then draws every group equally often, and in a group every
-        slide; by default every window.
+        Tissue, or any other group, of each slide. Training then draws every group equally often, and every slide
+        within a group; by default it draws every window equally often.
     orthologs
-        Call mouse genes by their one-to-one human orthologs (Ensembl), so that slides of both species share rows of the
-        vocabulary.
+        Rename mouse genes to their one-to-one human orthologs (Ensembl), so that slides of both species share rows of
+        the vocabulary.
     label_key
         Column of `.obs` with expert labels, which pretraining then learns as well (`stimg.nn.Config.label_loss`).
         Slides without the column, and observations without a label, are only reconstructed. With `groups`, equal
@@ -118,8 +113,6 @@ def to_patches(
     >>> stimg.pp.select_genes(slide, n_genes=200)
     >>> stimg.pp.to_patches(slide, size=8, n_channels=64)
     """
-    from stimg._data._patches import PatchDataset
-
     check_positive_int("size", size)
     check_positive_int("n_channels", n_channels)
     stride = max(1, size // 4) if stride is None else stride
@@ -145,9 +138,8 @@ def to_patches(
     group_of: list[str] = []
     scales: set[tuple[str, float]] = set()
     for i, table in enumerate(tables):
-        read, scale = read_selected(
-            table, f"slide{i}" if names is None else names[i], weight_key, lattice_key, label_key=label_key
-        )
+        name = f"slide{i}" if names is None else names[i]
+        read, scale = read_selected(table, name, weight_key, lattice_key, label_key=label_key)
         if orthologs:
             read = [replace(one, genes=to_human(one.genes)) for one in read]
         if collection is not None:
@@ -157,7 +149,8 @@ def to_patches(
         scales.add(scale)
         group_of += [] if groups is None else [str(groups[i])] * len(read)
     if label_key is not None and label_key not in columns:
-        msg = f"Key {label_key!r} (`label_key`) not found in `adata.obs` of any slide: {list(dict.fromkeys(columns))}."
+        found = list(dict.fromkeys(columns))
+        msg = f"Key {label_key!r} (`label_key`) not found in `adata.obs` of any slide. Available keys: {found}."
         raise KeyError(msg)
     if len(scales) > 1:
         msg = (
@@ -182,7 +175,7 @@ def to_patches(
 
 
 def _prepared(collection: Collection) -> Iterator[AnnData]:
-    """Read each slide without its image and run `to_lattice` and `select_genes` with their defaults on it."""
+    """Read each slide without its image, and run `to_lattice` and `select_genes` on it with their defaults."""
     for name, technology in collection.catalogue["technology"].items():
         table = collection.read(str(name), image=False)
         to_lattice(table, collection_platform(technology))

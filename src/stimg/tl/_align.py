@@ -1,4 +1,4 @@
-"""Contrastive alignment of H&E and expression."""
+"""Align H&E and expression by contrastive learning."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stimg._data import ImagePatchDataset
 from stimg._input._checks import check_made_by, check_positive_int, checked
+from stimg._train._align import config_for, train_alignment
+from stimg._train._held_out import hold_out
+from stimg._train._images import check_tuning, image_card
+from stimg._train._run import Run
+from stimg.models import AlignmentModel
+from stimg.models._alignment_model import spatial_card
+from stimg.nn import AlignConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import timedelta
 
     from lightning import Callback
-
-    from stimg._data import ImagePatchDataset
-    from stimg.models import AlignmentModel
-    from stimg.nn import AlignConfig
 
 logger = logging.getLogger("stimg")
 
@@ -54,10 +58,11 @@ def align(
     Symmetric InfoNCE with a learned temperature: in each batch, every image has to find its expression and every
     expression its image (CLIP; for spatial transcriptomics Chen et al. 2024, arXiv 2406.06393). Here expression is
     standardised within each slide (or represented by a spatial embedding or network, see `config`). Images are
-    represented by the stain around the spot compared with the slide's other spots, which found expression better on
-    slides of hundreds of spots than convolutions trained from scratch, and if you wish also by an encoder.
-    Neighbouring spots do not count as negatives of each other, and large batches are computed in chunks. Alignment is
-    for retrieval and representation; it does not necessarily help to predict expression (arXiv 2508.01490).
+    represented by the stain around each spot, compared with that of the slide's other spots (on slides of hundreds of
+    spots, this found the matching expression better than convolutions trained from scratch), and optionally also by an
+    encoder. Neighbouring spots do not count as negatives of each other, and large batches are computed in chunks.
+    Alignment is for retrieval and representation; it does not necessarily help to predict expression (arXiv
+    2508.01490).
 
     Parameters
     ----------
@@ -66,7 +71,7 @@ def align(
     config
         A `stimg.nn.AlignConfig`; its defaults are for laptops. `colour_jitter` only acts with an `encoder`.
     encoder
-        By default only the stain is read. Otherwise as in :func:`stimg.tl.train_expression`: `"stimg-conv"`, the name
+        By default only the stain is used. Otherwise as in :func:`stimg.tl.train_expression`: `"stimg-conv"`, the name
         of a foundation model, a module or an object.
     tune_encoder
         Train an encoder other than `"stimg-conv"` (which is always trained) as well; by default it stays frozen.
@@ -74,34 +79,22 @@ def align(
         Side of the square around each spot in pixels, a multiple of 32 of at least 64.
     max_epochs, max_steps, max_time, val_fraction, early_stopping, checkpoint_dir, resume, name, num_workers, device, \
 callbacks, trainer_kwargs, rng
-        As in :func:`stimg.tl.pretrain`; held-out spots lie in square blocks of tissue. With several devices
-        (`trainer_kwargs={"devices": 2, "strategy": "ddp"}`), a pair is compared with the batches of all devices.
+        As in :func:`stimg.tl.pretrain`, including what happens on an interruption; held-out spots lie in square blocks
+        of tissue. With several devices (`trainer_kwargs={"devices": 2, "strategy": "ddp"}`), a pair is compared with
+        the batches of all devices.
 
     Returns
     -------
     AlignmentModel
-        With `save`, `history`, `card` and `encode_signature`. Interrupted from the keyboard, the best model so far.
+        With `save`, `history`, `card` and `encode_signature`.
 
     Raises
     ------
     ValueError
         A bad argument, fewer than two spots to train on, or a loss that is not finite.
-    TypeError, ModuleNotFoundError
-        An encoder without dense features, or a foundation model whose package is not installed.
-    FileNotFoundError
-        `resume` does not exist.
-    KeyboardInterrupt, SystemExit
-        Interrupted before the first epoch ended, or asked to end (SIGTERM); `checkpoint_dir` can be resumed.
+    TypeError, ModuleNotFoundError, FileNotFoundError
+        An encoder without dense features, a foundation model whose package is not installed, no file at `resume`.
     """
-    from stimg._data import ImagePatchDataset
-    from stimg._train._align import config_for, train_alignment
-    from stimg._train._held_out import hold_out
-    from stimg._train._images import check_tuning, image_card
-    from stimg._train._run import Run
-    from stimg.models import AlignmentModel
-    from stimg.models._alignment_model import spatial_card
-    from stimg.nn import AlignConfig
-
     check_made_by("patches", patches, ImagePatchDataset, "stimg.pp.to_image_patches")
     config = AlignConfig() if config is None else config
     check_made_by("config", config, AlignConfig, "stimg.nn.AlignConfig")

@@ -52,49 +52,48 @@ def domains(
     Parameters
     ----------
     adata
-        A slide with :func:`stimg.tl.embed` done, or a list of slides that are clustered jointly.
+        A slide after :func:`stimg.tl.embed`, or a list of slides that are clustered jointly.
     n_domains
-        Number of domains, or `"auto"`: of `candidates` the one whose domains agree best between five seeds (mean
+        Number of domains, or `"auto"`: the one of `candidates` whose domains agree best between five seeds (mean
         pairwise adjusted Rand index to three digits; ties go to the larger number).
     method
         `"mixture"`: Gaussian mixture, best of several starts by likelihood. `"kmeans"`. `"leiden"`: Leiden on two
         layers, the embedding's neighbour graph and the spatial one (leidenalg's multiplex partition; Traag et al.
-        2019), with the resolution searched for `n_domains`. Of more than 200,000 observations the first two are fitted
-        to that many, evenly along the first component, and assign the rest; Leiden then takes long.
+        2019), with the resolution searched for `n_domains`. With more than 200,000 observations, the first two are
+        fitted to that many, spaced evenly along the first component, and then assign the rest; Leiden takes long.
     use_rep
-        Embedding in `.obsm`. By default `"X_stimg_slide"` where there is one, which was measured best over tissues, and
-        `"X_stimg"` otherwise and for several slides, which only that can compare. Of several, such as
-        `["X_stimg_image", "X_stimg_gene"]`, each is brought to a total variance of one and they are joined.
+        Embedding in `.obsm`. By default `"X_stimg_slide"` for one slide that has it, which was measured best over
+        tissues, and otherwise `"X_stimg"`, the only one that is comparable between slides. Several embeddings, such as
+        `["X_stimg_image", "X_stimg_gene"]`, are joined after each is brought to a total variance of one.
     covariance
-        Of the mixture: `"tied"`, one for all domains (the default), or `"full"`.
+        Covariance of the mixture: `"tied"`, one for all domains (the default), or `"full"`.
     n_components
         Principal components of the embedding that are clustered; 0 or `None` for the embedding itself.
     candidates
         Numbers of at least 2 tried by `n_domains="auto"`. One that cannot be reached is left out with a warning.
     spatial_key, library_key
-        Coordinates, used by `"leiden"` and `refine`, and the column of `.obs` that tells sections of one object apart:
-        no spatial neighbour is in another section. By default as :func:`stimg.pp.to_lattice` was told.
+        Coordinates in `.obsm`, used by `"leiden"` and `refine`, and the column of `.obs` that tells sections of one
+        object apart: spatial neighbours are always of one section. By default those given to
+        :func:`stimg.pp.to_lattice`.
     refine
-        Replace each label by the commonest among this many nearest observations of its section and itself (`True`:
-        18). Off by default.
+        Replace each label by the most common one among the observation and this many nearest observations of its
+        section (`True`: 18). Off by default.
     key_added
         Key of the labels in `.obs`.
-    table_key
-        Table of a `SpatialData`.
+    table_key, copy
+        Table of a `SpatialData`; whether to return changed copies and leave `adata` as it is.
     rng
         Seed or generator.
-    copy
-        Return changed copies and leave `adata` as it is.
 
     Returns
     -------
     `None` (or the copy, or the list of copies), with
-    `.obs[key_added]` : categorical, `"1"` to `"n_domains"`, the largest domain over all slides first; of equally large
-    ones the one met first in the order of the rows.
+    `.obs[key_added]` : categorical, `"1"` to `"n_domains"`, from the largest domain over all slides to the smallest;
+    equally large ones in the order in which the rows meet them.
     `.obs[key_added + "_confidence"]` : float32 in [0, 1]. Posterior probability (mixture), one minus the ratio of the
     distances to the nearest and second nearest centre (k-means), or the share of embedding neighbours in the same
-    domain (Leiden). Of the labels before refinement.
-    `.uns[key_added + "_colors"]` : one colour a domain.
+    domain (Leiden). Computed before refinement.
+    `.uns[key_added + "_colors"]` : one colour per domain.
     `.uns["stimg"]["domains"]` : parameters; with `n_domains="auto"` also `agreement`, the score of each candidate.
 
     Raises
@@ -109,7 +108,7 @@ def domains(
     """
     check_choice("method", method, METHODS)
     if covariance is not None and method != "mixture":
-        msg = f"Expected no `covariance` for `method={method!r}`, found {covariance!r}. Only a mixture has one."
+        msg = f"Expected no `covariance` with `method={method!r}`, found {covariance!r}. Only a mixture has one."
         raise ValueError(msg)
     shape = covariance or "tied"
     check_choice("covariance", shape, ("tied", "full"))
@@ -130,7 +129,10 @@ def domains(
     largest = max(candidates) if n_domains == "auto" else n_domains
     if largest > len(embedding):
         name = "candidates" if n_domains == "auto" else "n_domains"
-        msg = f"Expected `{name}` of at most the {len(embedding)} observations, found {largest}. Ask for fewer domains."
+        msg = (
+            f"Expected `{name}` to be at most the number of observations ({len(embedding)}), found {largest}. Ask for "
+            "fewer domains."
+        )
         raise ValueError(msg)
     seed = int(np.random.default_rng(rng).integers(2**31))
     options: dict[str, Any] = {"method": method}
@@ -177,7 +179,7 @@ def domains(
 
 
 def _embedding_keys(tables: list[AnnData], use_rep: str | Sequence[str] | None) -> list[str]:
-    """Keys of the embeddings that are clustered."""
+    """Return the keys of the embeddings that are clustered."""
     if use_rep is None:
         own = _keys.EMBEDDING + _keys.SLIDE_SUFFIX
         return [own if len(tables) == 1 and own in tables[0].obsm else _keys.EMBEDDING]
@@ -189,7 +191,7 @@ def _embedding_keys(tables: list[AnnData], use_rep: str | Sequence[str] | None) 
 
 
 def _check_candidates(candidates: Sequence[int]) -> None:
-    """Refuse what are no numbers of domains to choose between; a single domain would always agree with itself."""
+    """Refuse what are not numbers of domains to choose between; a single domain would always agree with itself."""
     if isinstance(candidates, str) or not np.iterable(candidates) or not len(candidates):
         msg = f"Expected `candidates` to be numbers of domains to choose between, found {candidates!r}."
         raise ValueError(msg)

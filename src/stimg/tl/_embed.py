@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stimg import _keys
+from stimg._apply._embedding import embed_table
+from stimg._apply._run_windows import Readout, check_stride
 from stimg._input._checks import check_choice, check_positive_int, checked
 from stimg._input._device import resolve_device
 from stimg._input._records import write_record
 from stimg._input._tables import distinct_tables, prepare
 from stimg._slide._lattice import read_lattice
+from stimg.models import Model
+from stimg.models._given import given_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,9 +26,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from distributed import Client
     from spatialdata import SpatialData
-
-    from stimg._apply._run_windows import Readout
-    from stimg.models import Model
 
 logger = logging.getLogger("stimg")
 
@@ -51,49 +52,47 @@ def embed(
 ) -> AnnData | SpatialData | list[AnnData | SpatialData] | None:
     """Embed every observation with a pretrained model.
 
-    The slide's tokens are one sparse matrix product; overlapping windows gather them, pass the network, and are
-    averaged with more weight on their centres, and over the symmetries of the lattice. Mouse genes are found by their
-    human orthologs as well. Genes that the model does not know are ignored, genes that the slide lacks are left out;
-    both are reported. Of more genes than training slides had, those with the highest variance on the slide are used.
-    The result is deterministic.
+    The slide's tokens are computed by one sparse matrix product; overlapping windows gather them and pass through the
+    network, and their results are averaged, with more weight on the windows' centres, and over the symmetries of the
+    lattice. Mouse genes are also found by their human orthologs. Genes that the model does not know are ignored, genes
+    that the slide lacks are left out; both are reported. If the slide has more genes than the training slides, those
+    with the highest variance on the slide are used. The result is deterministic.
 
     Parameters
     ----------
     adata
-        A slide with :func:`stimg.pp.to_lattice` done, or a list of slides. Sections under a `library_key` are embedded
-        one by one. Expression may be in memory, or stored by rows in a backed file, zarr or a dask array: then memory
-        is that of a few rows and the embedding, and eight bytes a non-zero of disk are used meanwhile in
-        `stimg.settings.cachedir`.
+        A slide after :func:`stimg.pp.to_lattice`, or a list of slides. Sections under a `library_key` are embedded
+        one by one. Expression may be in memory, or stored by rows in a backed file, zarr or a dask array. In the latter
+        case memory holds a few rows and the embedding, and 8 bytes per non-zero value are used on disk while it runs,
+        in `stimg.settings.cachedir`.
     model
         A model, a name of :func:`stimg.models.available` (by default the weights that come with stimg), or the path or
         address of a `.safetensors` file.
     layer, scale
-        Where expression is and whether it is raw `"counts"` or `"log"`-normalised. By default as recorded by
-        :func:`stimg.pp.select_genes`, else counts in `adata.X`.
+        Layer with expression, and whether it holds raw `"counts"` or `"log"`-normalised values. By default as recorded
+        by :func:`stimg.pp.select_genes`, else counts in `.X`.
     readout
         `"decoder"` states, from which expression is predicted (measured better for domains and probes), or the
         `"encoder"` output.
     stride
-        Sites between windows; by default three quarters of a window, or half of one if not `symmetric`. Smaller is
-        smoother and slower.
+        Sites between windows; by default three quarters of a window, or half of one if not `symmetric`. Smaller
+        strides give smoother embeddings and take longer.
     symmetric
         Average over four symmetries of the lattice: flips of a hexagonal, quarter turns of any other. Measured better,
-        and a turned slide gets the same embedding; without, embedding is about twice as fast.
+        and a turned slide gets the same embedding. `False` is about twice as fast.
     batch_size
-        Windows a batch; by default set by the device and the size of a window.
+        Windows per batch; by default set by the device and the size of a window.
     device
         `"auto"`, `"cpu"`, `"cuda"` or `"mps"`. With `client`, that of the workers: `"cpu"` unless another is named.
     client
-        A `distributed.Client`: windows of all slides are spread over its workers, and what a lost worker had is run
-        again. Only tokens and states travel. Without, everything runs in this process.
+        A `distributed.Client`, over whose workers the windows of all slides are spread; what a lost worker had is run
+        again. Only tokens and states travel. By default everything runs in this process.
     key_added
         Key of the embedding in `.obsm`.
     lattice_key
         Key written by `to_lattice`.
-    table_key
-        Table of a `SpatialData`.
-    copy
-        Return a changed copy and leave `adata` as it is.
+    table_key, copy
+        Table of a `SpatialData`; whether to return a changed copy and leave `adata` as it is.
 
     Returns
     -------
@@ -111,21 +110,16 @@ def embed(
     KeyError
         The lattice is missing.
     ValueError
-        No gene in common, expression that does not fit `scale`, a slide given twice, or a damaged weights file. Of
-        several slides none is changed then.
+        No gene in common, expression that does not fit `scale`, a slide given twice, or a damaged weights file. None
+        of several slides is changed then.
     TypeError
-        `client` is no `distributed.Client`, or expression is stored by columns.
+        `client` is not a `distributed.Client`, or expression is stored by columns.
 
     Warns
     -----
     UserWarning
-        The slide shares with the model under 80 % of the number of genes that its training slides had.
+        The slide shares with the model less than 80 % of the number of genes that its training slides had.
     """
-    from stimg._apply._embedding import embed_table
-    from stimg._apply._run_windows import check_stride
-    from stimg.models import Model
-    from stimg.models._given import given_model
-
     check_choice("readout", readout, ("encoder", "decoder"))
     for name, value in (("stride", stride), ("batch_size", batch_size)):
         if value is not None:

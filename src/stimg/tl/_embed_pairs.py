@@ -9,24 +9,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stimg import _keys
-from stimg._input._checks import (
-    check_embedding,
-    check_expression,
-    check_positive_int,
-    check_var_unique,
-    checked,
-    get_layer,
-)
+from stimg._apply._pairs import embed_genes, embed_images
+from stimg._apply._surroundings import read_surroundings
+from stimg._data._targets import expression_of, model_columns
+from stimg._image._place import ImageSource, place_on_image, rows_on_image
+from stimg._input._checks import check_embedding, check_positive_int, check_var_unique, checked, read_counts
 from stimg._input._device import resolve_device
 from stimg._input._records import write_record
 from stimg._input._tables import prepare, resolve_table
+from stimg.models import AlignmentModel
+from stimg.models._given import given_model
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
     from stimg._data._image_patches import Surroundings
-    from stimg.models import AlignmentModel
 
 logger = logging.getLogger("stimg")
 
@@ -65,7 +63,7 @@ def embed_pairs(
     layer
         Layer with raw counts; `.X` by default.
     batch_size
-        Crops embedded at once.
+        Number of crops that are embedded at once.
     image_mpp
         Micrometres per pixel of the image, if `adata` and the file do not state them.
     device
@@ -76,10 +74,8 @@ def embed_pairs(
         Key written by :func:`stimg.pp.to_lattice`, for a model trained with `gene_encoder="tuned"`.
     image_key_added, gene_key_added
         Keys of the embeddings in `.obsm`.
-    spatial_key, library_id, image_key, table_key
-        Where coordinates, the image and the table are.
-    copy
-        Return a changed copy and leave `adata` as it is.
+    spatial_key, library_id, image_key, table_key, copy
+        As in :func:`stimg.tl.predict_expression`.
 
     Returns
     -------
@@ -102,15 +98,10 @@ def embed_pairs(
     UserWarning
         Spots lie outside the image.
     """
-    from stimg._apply._pairs import embed_genes, embed_images
-    from stimg._image._place import ImageSource, place_on_image, rows_on_image
-    from stimg.models import AlignmentModel
-    from stimg.models._given import given_model
-
     device = resolve_device(device)
     check_positive_int("batch_size", batch_size)
     if image_key_added == gene_key_added:
-        msg = f"Expected two different keys, found {image_key_added!r} as `image_key_added` and as `gene_key_added`."
+        msg = f"Expected two different keys, found {image_key_added!r} for both `image_key_added` and `gene_key_added`."
         raise ValueError(msg)
     model = given_model(AlignmentModel, model)
     table = resolve_table(adata, table_key, copy=copy)
@@ -147,12 +138,8 @@ def embed_pairs(
 def _gene_side(
     table: AnnData, model: AlignmentModel, *, layer: str | None, use_rep: str, lattice_key: str
 ) -> np.ndarray | Surroundings:
-    """Check and read what the model's gene encoder needs of every spot."""
-    from stimg._apply._surroundings import read_surroundings
-    from stimg._data._targets import expression_of, model_columns
-
-    name = f"layers[{layer!r}]" if layer else "X"
-    counts = check_expression(get_layer(table, layer), "counts", name=name)
+    """Check and read what the model's gene encoder needs to know about every spot."""
+    counts = read_counts(table, layer)
     if model.config.gene_encoder == "tuned":
         return read_surroundings(table, model.spatial, np.arange(table.n_obs), layer=layer, lattice_key=lattice_key)
     if model.config.gene_encoder != "embedding":

@@ -10,17 +10,23 @@ import numpy as np
 from anndata import AnnData
 
 from stimg import _keys
+from stimg._apply._dense import map_pixel_um, read_shapes
+from stimg._apply._dense_map import as_image, dense_map
+from stimg._data._targets import model_columns
+from stimg._image._place import ImageSource, place_on_image, rows_on_image
+from stimg._image._shapes import Disks, Polygons
+from stimg._image._stain import slide_statistics
 from stimg._input._checks import check_positive, check_var_unique, checked
 from stimg._input._device import resolve_device
 from stimg._input._records import write_record
 from stimg._input._tables import prepare, resolve_table
+from stimg.models import ExpressionModel
+from stimg.models._given import given_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from spatialdata import SpatialData
-
-    from stimg.models import ExpressionModel
 
 logger = logging.getLogger("stimg")
 
@@ -82,7 +88,7 @@ def predict_expression(
     key_added
         Key of the layer.
     spatial_key, library_id, image_key, table_key
-        Where coordinates, the image and the table are.
+        Coordinates in `.obsm`, section in `.uns["spatial"]`, and the image and table of a `SpatialData`.
     copy
         Return a changed copy and leave `adata` as it is.
 
@@ -94,14 +100,14 @@ def predict_expression(
     `.uns["stimg"]["predict_expression"]` : parameters, resolution, the model's name and the sha256 of its file.
     `.uns["stimg"]["expression_map"]` : with `dense` (for another `key_added`, `key_added + "_map"`): `map` float32
     (n_genes, height, width), or `map_path`, the folder; `genes`; `transform`, 3 x 3, from the map's pixels (column,
-    row, 1) to the coordinates (x, y, 1); and `tissue`, bool (height, width); elsewhere values have no meaning
+    row, 1) to the coordinates (x, y, 1); and `tissue`, bool (height, width), outside which values have no meaning
     (:func:`stimg.pl.expression_map` leaves these places white). A `SpatialData` gets the map as the image `key_added`
     instead, with genes as channels, scale levels, and the coordinate systems of its own image.
 
     Raises
     ------
     FileExistsError
-        There is something at `map_path`.
+        `map_path` already exists.
     KeyError
         Coordinates, image or genes are missing.
     ValueError
@@ -116,15 +122,6 @@ def predict_expression(
     ----------
     PixNet, arXiv 2503.01347.
     """
-    from stimg._apply._dense import map_pixel_um, read_shapes
-    from stimg._apply._dense_map import as_image, dense_map
-    from stimg._data._targets import model_columns
-    from stimg._image._place import ImageSource, place_on_image, rows_on_image
-    from stimg._image._shapes import Disks, Polygons
-    from stimg._image._stain import slide_statistics
-    from stimg.models import ExpressionModel
-    from stimg.models._given import given_model
-
     device = resolve_device(device)
     model = given_model(ExpressionModel, model)
     table = resolve_table(adata, table_key, copy=copy)
@@ -178,7 +175,7 @@ def _check_options(
     diameter_um: float | None,
     shapes: Any,
 ) -> None:
-    """Refuse maps of unknown genes or to a path that is taken, and diameters that cannot be used."""
+    """Refuse maps of unknown genes or to a path that exists, and diameters that cannot be used."""
     if isinstance(dense, str) or (absent := [gene for gene in dense if gene not in model.genes]):
         found = dense if isinstance(dense, str) else absent[:3]
         msg = f"Expected `dense` to be a list of genes that the model predicts, found {found!r}."
@@ -187,16 +184,16 @@ def _check_options(
         msg = "Expected genes in `dense` for the map at `map_path`, found none."
         raise ValueError(msg)
     if map_path is not None and Path(map_path).exists():
-        msg = f"There is something at `map_path`={str(map_path)!r}. Remove it or choose another folder."
+        msg = f"`map_path`={str(map_path)!r} already exists. Remove it or choose another folder."
         raise FileExistsError(msg)
     if diameter_um is not None:
         check_positive("diameter_um", diameter_um)
         if shapes is not None or diameter_um > LARGEST_SPOT_UM:
-            msg = f"Expected `diameter_um` of at most {LARGEST_SPOT_UM} and no `shapes` with it, found {diameter_um}."
+            msg = f"Expected `diameter_um` of at most {LARGEST_SPOT_UM:,} and without `shapes`, found {diameter_um}."
             raise ValueError(msg)
 
 
 def _only_image(sdata: SpatialData, key_added: str) -> str | None:
-    """Key of the only image besides the map that an earlier call wrote."""
+    """Return the key of the only image besides the map that an earlier call wrote, if there is only one."""
     keys = [key for key in sdata.images if key != key_added]
     return keys[0] if len(keys) == 1 else None

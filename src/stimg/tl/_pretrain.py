@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stimg._data import PatchDataset
 from stimg._input._checks import check_choice, check_made_by, checked
+from stimg._train._pretrain import continued_config, count_batch, train_autoencoder
+from stimg._train._run import Run
+from stimg.models import Model
+from stimg.models._given import given_model
+from stimg.nn import Config, get_config
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import timedelta
 
     from lightning import Callback
-
-    from stimg._data import PatchDataset
-    from stimg.models import Model
-    from stimg.nn import Config
 
 logger = logging.getLogger("stimg")
 
@@ -91,7 +93,7 @@ def pretrain(
     Returns
     -------
     Model
-        With `save`, `history` and `card`. Interrupted from the keyboard, the best model so far.
+        With `save`, `history` and `card`. If interrupted from the keyboard, the best model so far.
 
     Raises
     ------
@@ -102,13 +104,6 @@ def pretrain(
     KeyboardInterrupt, SystemExit
         Interrupted before the first epoch ended, or asked to end (SIGTERM); `checkpoint_dir` can be resumed.
     """
-    from stimg._data import PatchDataset
-    from stimg._train._pretrain import continued_config, count_batch, train_autoencoder
-    from stimg._train._run import Run
-    from stimg.models import Model
-    from stimg.models._given import given_model
-    from stimg.nn import get_config
-
     check_made_by("patches", patches, PatchDataset, "stimg.pp.to_patches")
     check_choice("unit", unit, ("patch", "spot", "slide"))
     run = Run.of(locals())

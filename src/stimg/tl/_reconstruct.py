@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stimg import _keys
-from stimg._input._checks import checked
+from stimg._apply._reconstruction import reconstruct_table
+from stimg._apply._run_windows import check_stride
+from stimg._input._checks import check_obs_key, checked
 from stimg._input._device import resolve_device
 from stimg._input._records import write_record
 from stimg._input._tables import prepare, resolve_table
+from stimg.models import Model
+from stimg.models._given import given_model
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from anndata import AnnData
     from spatialdata import SpatialData
-
-    from stimg.models import Model
 
 logger = logging.getLogger("stimg")
 
@@ -44,25 +46,25 @@ def reconstruct(
     Parameters
     ----------
     adata
-        A slide with :func:`stimg.pp.to_lattice` done.
+        A slide after :func:`stimg.pp.to_lattice`.
     model
         A model, a name of :func:`stimg.models.available` (by default the weights that come with stimg), or the path or
         address of a `.safetensors` file.
     hidden
         Observations that the model is not shown: a bool array (n_obs,) or the name of a bool column of `.obs`. Their
         expression is then predicted from their surroundings alone, and each gene's mean and deviation come from the
-        other observations. By default nothing is hidden: the layer is a denoised slide.
+        other observations. By default nothing is hidden, and the layer is a denoised slide.
     layer, scale, stride, device, lattice_key, table_key, copy
-        As for :func:`stimg.tl.embed`.
+        As in :func:`stimg.tl.embed`.
     key_added
         Key of the new layer.
 
     Returns
     -------
     `None` (or the copy), with
-    `.layers[key_added]` : float32, dense (n_obs, n_vars), log-normalised expression; NaN in genes that the model does
-    not know. Of a slide whose expression is not in memory a dask array, which computes what is asked of it, such as one
-    gene, and is written to file in chunks.
+    `.layers[key_added]` : float32, dense (n_obs, n_vars), log-normalised expression; NaN for genes that the model does
+    not know. If the slide's expression is not in memory, this is a dask array, which computes only what is asked of it,
+    such as one gene, and is written to file in chunks.
     `.uns["stimg"]["reconstruct"]` : parameters, the model's name and the sha256 of its file.
 
     Raises
@@ -70,20 +72,16 @@ def reconstruct(
     KeyError
         The lattice, or the column `hidden`, is missing.
     ValueError
-        `hidden` is no bool array of length n_obs or hides a whole slide; no gene in common with the model.
+        `hidden` is not a bool array of length n_obs, or hides a whole slide; no gene in common with the model.
     """
-    from stimg._apply._reconstruction import reconstruct_table
-    from stimg._apply._run_windows import check_stride
-    from stimg.models import Model
-    from stimg.models._given import given_model
-
     device = resolve_device(device)
     table = resolve_table(adata, table_key, copy=copy)
     mask = _hidden_mask(table, hidden)
     model = given_model(Model, model)
     check_stride(model, stride)
-    options: dict[str, Any] = {"layer": layer, "scale": scale, "lattice_key": lattice_key}
-    values, record = reconstruct_table(table, model, mask, stride=stride, device=device, **options)
+    values, record = reconstruct_table(
+        table, model, mask, layer=layer, scale=scale, stride=stride, device=device, lattice_key=lattice_key
+    )
     table, result = prepare(adata, table_key, copy)
     table.layers[key_added] = values
     record |= {
@@ -103,12 +101,10 @@ def _hidden_mask(table: AnnData, hidden: str | np.ndarray | None) -> np.ndarray:
     if hidden is None:
         return np.zeros(table.n_obs, dtype=bool)
     if isinstance(hidden, str):
-        if hidden not in table.obs:
-            msg = f"Key {hidden!r} (`hidden`) not found in `adata.obs`. Available keys: {list(table.obs.columns)}."
-            raise KeyError(msg)
+        check_obs_key(table, hidden, argument="hidden")
         hidden = table.obs[hidden].to_numpy()
     hidden = np.asarray(hidden)
     if hidden.dtype != bool or hidden.shape != (table.n_obs,):
-        msg = f"Expected `hidden` as bool, shape ({table.n_obs},), found {hidden.dtype}, shape {hidden.shape}."
+        msg = f"Expected `hidden` as bool of shape ({table.n_obs},), found {hidden.dtype} of shape {hidden.shape}."
         raise ValueError(msg)
     return hidden

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from stimg import _keys
+from stimg._apply._nearest import nearest, pair_embeddings
 from stimg._input._checks import check_names, check_positive_int, checked
 from stimg._input._tables import resolve_table
 
@@ -63,8 +64,6 @@ def retrieve(
     ValueError
         Embeddings with different numbers of columns, or a bad argument.
     """
-    from stimg._apply._nearest import nearest, pair_embeddings
-
     check_positive_int("n_results", n_results)
     given = list(slides) if isinstance(slides, list | tuple) else [slides]
     if not given:
@@ -76,9 +75,9 @@ def retrieve(
     searched = pair_embeddings(tables, use_rep)
     if hasattr(query, "obsm") or hasattr(query, "tables"):
         asked = resolve_table(query, table_key)  # type: ignore[arg-type]
-        wanted, labels = pair_embeddings([asked], query_rep), asked.obs_names.to_numpy()
+        wanted = pair_embeddings([asked], query_rep)
         embedded = np.isfinite(wanted).all(1)
-        wanted, labels = wanted[embedded], labels[embedded]
+        wanted, labels = wanted[embedded], asked.obs_names.to_numpy()[embedded]
     else:
         wanted = np.atleast_2d(np.asarray(query, dtype=np.float32))
         labels = np.arange(len(wanted))

@@ -8,14 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stimg import _keys
-from stimg._input._checks import (
-    check_expression,
-    check_gene_list,
-    check_positive,
-    check_positive_int,
-    checked,
-    get_layer,
-)
+from stimg._apply._nearest import nearest, pair_embeddings
+from stimg._data._targets import TARGET_SUM, expression_of
+from stimg._input._checks import check_gene_list, check_positive, check_positive_int, checked, read_counts
 from stimg._input._records import write_record
 from stimg._input._tables import prepare, resolve_table
 
@@ -63,10 +58,8 @@ def retrieve_expression(
         Embeddings in `.obsm` of `adata` and of the references.
     key_added
         Key of the layer.
-    table_key
-        Table of a `SpatialData`.
-    copy
-        Return a changed copy and leave `adata` as it is.
+    table_key, copy
+        Table of a `SpatialData`; whether to return a changed copy and leave `adata` as it is.
 
     Returns
     -------
@@ -86,9 +79,6 @@ def retrieve_expression(
     ----------
     Xie et al. 2023, BLEEP, arXiv 2306.01859.
     """
-    from stimg._apply._nearest import nearest, pair_embeddings
-    from stimg._data._targets import TARGET_SUM, expression_of
-
     check_positive_int("n_neighbors", n_neighbors)
     check_positive("temperature", temperature)
     table = resolve_table(adata, table_key, copy=copy)
@@ -99,13 +89,12 @@ def retrieve_expression(
     wanted = list(genes)
     for one in (table, *tables):
         if absent := [gene for gene in wanted if gene not in one.var_names]:
-            msg = f"{len(absent)} of `genes` are not in every slide ({absent[:3]}, ...). Name genes that all have."
+            msg = (
+                f"{len(absent)} of `genes` are not in every slide ({absent[:3]}, ...). Pass genes that all slides have."
+            )
             raise KeyError(msg)
-    searched, values = pair_embeddings(tables, use_rep), []
-    for one in tables:
-        name = f"layers[{layer!r}]" if layer else "X"
-        counts = check_expression(get_layer(one, layer), "counts", name=name)
-        values.append(expression_of(counts, one.var_names.get_indexer(wanted), TARGET_SUM))
+    searched = pair_embeddings(tables, use_rep)
+    values = [expression_of(read_counts(one, layer), one.var_names.get_indexer(wanted), TARGET_SUM) for one in tables]
     best, similarity = nearest(queries, searched, n_neighbors)
     weight = np.exp((similarity - similarity.max(1, keepdims=True)) / temperature)
     weight /= weight.sum(1, keepdims=True)

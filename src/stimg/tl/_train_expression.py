@@ -8,17 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stimg._data import ImagePatchDataset
 from stimg._input._checks import check_made_by, checked
+from stimg._train._expression import train_dense
+from stimg._train._held_out import hold_out
+from stimg._train._images import check_tuning, image_card
+from stimg._train._run import Run
+from stimg.models import ExpressionModel
+from stimg.nn import DenseConfig
+from stimg.nn._dense import COARSEST_STRIDE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import timedelta
 
     from lightning import Callback
-
-    from stimg._data import ImagePatchDataset
-    from stimg.models import ExpressionModel
-    from stimg.nn import DenseConfig
 
 logger = logging.getLogger("stimg")
 
@@ -46,12 +50,13 @@ def train_expression(
 ) -> ExpressionModel:
     """Train a network from H&E images to a dense expression map, with sparse spots as the only supervision.
 
-    After PixNet (arXiv 2503.01347): an encoder's feature pyramid, a decoder that fuses the scales by attention into a
-    map at a quarter of the image's resolution, values read inside the disk of each spot with exact areas, and the loss
-    MSE + 0.5 x (1 - Pearson over the batch) on log-normalised expression. Here genes are standardised, the gene head
-    starts from principal gene programs, and the network is added to a ridge regression on the stain around each place
-    compared with the slide's other spots. By default a spot is the mean over its disk (log-normalised values do not
-    grow with the area), and groups of neighbouring spots with summed counts are learned besides single spots.
+    As in PixNet (arXiv 2503.01347), an encoder's feature pyramid feeds a decoder that fuses the scales by attention
+    into a map at a quarter of the image's resolution; values are read inside the disk of each spot with exact areas,
+    and the loss is MSE + 0.5 x (1 - Pearson over the batch) on log-normalised expression. Unlike there, genes are
+    standardised, the gene head starts from principal gene programs, and the network is added to a ridge regression on
+    the stain around each place, compared with that of the slide's other spots. By default a spot's value is the mean
+    over its disk (log-normalised values do not grow with the area), and the network also learns groups of neighbouring
+    spots with summed counts.
 
     Parameters
     ----------
@@ -65,38 +70,23 @@ def train_expression(
         of a vision transformer; or an object with `encode_image_dense` and `get_transform`, as in lazyslide-models.
     tune_encoder
         Train an encoder other than `"stimg-conv"` (which is always trained) as well; by default it stays frozen.
-    val_fraction
-        Share of the spots, in square blocks of tissue, that are held out for the validation loss; 0 for none. The
-        weights of the epoch with the lowest validation loss are returned.
-    max_epochs, max_steps, max_time, early_stopping, checkpoint_dir, resume, name, num_workers, device, callbacks, \
-trainer_kwargs, rng
-        As in :func:`stimg.tl.pretrain`.
+    max_epochs, max_steps, max_time, val_fraction, early_stopping, checkpoint_dir, resume, name, num_workers, device, \
+callbacks, trainer_kwargs, rng
+        As in :func:`stimg.tl.pretrain`, including what happens on an interruption; held-out spots lie in square blocks
+        of tissue.
 
     Returns
     -------
     ExpressionModel
-        With `save`, `history` and `card`. Interrupted from the keyboard, the best model so far.
+        With `save`, `history` and `card`.
 
     Raises
     ------
     ValueError
         A bad argument, an encoder for a resolution other than that of the crops, or a loss that is not finite.
-    TypeError, ModuleNotFoundError
-        An encoder without dense features, or a foundation model whose package is not installed.
-    FileNotFoundError
-        `resume` does not exist.
-    KeyboardInterrupt, SystemExit
-        Interrupted before the first epoch ended, or asked to end (SIGTERM); `checkpoint_dir` can be resumed.
+    TypeError, ModuleNotFoundError, FileNotFoundError
+        An encoder without dense features, a foundation model whose package is not installed, no file at `resume`.
     """
-    from stimg._data import ImagePatchDataset
-    from stimg._train._expression import train_dense
-    from stimg._train._held_out import hold_out
-    from stimg._train._images import check_tuning, image_card
-    from stimg._train._run import Run
-    from stimg.models import ExpressionModel
-    from stimg.nn import DenseConfig
-    from stimg.nn._dense import COARSEST_STRIDE
-
     check_made_by("patches", patches, ImagePatchDataset, "stimg.pp.to_image_patches")
     config = DenseConfig() if config is None else config
     check_made_by("config", config, DenseConfig, "stimg.nn.DenseConfig")

@@ -1,0 +1,11 @@
+from ._domains import domain_scores as domain_scores
+from ._expression import expression_scores as expression_scores
+from ._expression import gene_correlations as gene_correlations
+from ._expression import smooth_expression as smooth_expression
+from ._interpolation import hide_regions as hide_regions
+from ._interpolation import interpolate_hidden as interpolate_hidden
+from ._probes import probe as probe
+from ._probes import transfer_probe as transfer_probe
+from ._reconstruction import reconstruction_scores as reconstruction_scores
+from ._retrieval import embedding_scores as embedding_scores
+from ._retrieval import retrieval_recall as retrieval_recall

@@ -1,0 +1,10 @@
+from ._align import align as align
+from ._domains import domains as domains
+from ._embed import embed as embed
+from ._embed_pairs import embed_pairs as embed_pairs
+from ._predict_expression import predict_expression as predict_expression
+from ._pretrain import pretrain as pretrain
+from ._reconstruct import reconstruct as reconstruct
+from ._retrieve import retrieve as retrieve
+from ._retrieve_expression import retrieve_expression as retrieve_expression
+from ._train_expression import train_expression as train_expression
