@@ -68,7 +68,7 @@ class Settings:
 
     @property
     def verbosity(self) -> str:
-        """Lowest level of log lines that are passed on: error, warning, info or debug."""
+        """Lowest level of log lines that are passed on, one of error, warning, info and debug."""
         return self._verbosity
 
     @verbosity.setter
