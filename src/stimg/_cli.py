@@ -1,4 +1,4 @@
-"""The command line: `python -m stimg demo`, or `stimg demo`."""
+"""The command line: `python -m stimg demo` or `stimg demo`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import sys
 import tempfile
 import warnings
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from stimg import __version__, _keys
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from anndata import AnnData
 
@@ -33,29 +34,22 @@ AUTO = "auto"
 
 
 class UserError(Exception):
-    """Something that the caller of the command line can mend; shown without a traceback."""
+    """A mistake that the user of the command line can correct; shown without a traceback."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
+    """Run the command line on `argv`, without the program's name; by default on the arguments of this process.
 
-    Parameters
-    ----------
-    argv
-        Arguments without the program's name; by default those of the process.
-
-    Returns
-    -------
-    Exit code: 0 when done, 2 for a mistake in the arguments or the slide, 130 when interrupted.
+    Returns the exit code: 0 for success, 2 for a mistake in the arguments or the slide, 130 after an interruption.
     """
     args = _parser().parse_args(argv)
     try:
         with warnings.catch_warnings():
             for category in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
-                warnings.simplefilter("ignore", category)  # meant for developers, not for this reader
+                warnings.simplefilter("ignore", category)  # these warnings are meant for developers
             _demo(args)
     except UserError as e:
-        logger.debug("The error's origin", exc_info=True)
+        logger.debug("Where the error comes from", exc_info=True)
         print(f"stimg {args.command}: error: {e}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -72,56 +66,57 @@ def _parser() -> argparse.ArgumentParser:
         "demo",
         help="train on one slide, embed it, find its domains and plot them",
         description="Train a tiny model on one slide for a minute (or use given weights), embed the slide, find its "
-        "domains, denoise its expression, and write the results and figures. Without --slide a synthetic one is made.",
+        "domains, denoise its expression, and write the results and figures. Without --slide, it makes a slide.",
     )
-    demo.add_argument("--out", type=Path, default=Path("stimg-demo"), metavar="DIR", help="folder of the results")
+    demo.add_argument("--out", type=Path, default=Path("stimg-demo"), metavar="DIR", help="folder for the results")
     demo.add_argument("--slide", type=Path, metavar="FILE", help="an AnnData .h5ad or .zarr, or a SpatialData .zarr")
-    demo.add_argument("--table-key", metavar="NAME", help="table of a SpatialData that has several")
-    demo.add_argument("--layer", metavar="NAME", help="layer of the expression; by default X")
+    demo.add_argument("--table-key", metavar="NAME", help="table of a SpatialData that has more than one")
+    demo.add_argument("--layer", metavar="NAME", help="layer with the expression; by default X")
     demo.add_argument("--scale", choices=("counts", "log"), default="counts", help="raw counts (default), or log scale")
-    demo.add_argument(
-        "--n-domains",
-        type=_n_domains,
-        metavar="K",
-        help=f"number of domains, or 'auto'; by default as many as obs['{LABELS}'] has, else 'auto'",
-    )
-    demo.add_argument(
-        "--model", metavar="NAME", help="weights to use instead of training: stimg-tiny, or a .safetensors file"
-    )
-    demo.add_argument("--max-epochs", type=_positive, default=20, metavar="N", help="epochs of training (default 20)")
-    demo.add_argument("--max-seconds", type=_positive, default=60, metavar="S", help="limit of training (default 60)")
+    n_domains = f"number of domains, or 'auto'; by default as many as there are in obs['{LABELS}'], otherwise 'auto'"
+    demo.add_argument("--n-domains", type=_number_or_auto, metavar="K", help=n_domains)
+    weights = "weights to use instead of training: stimg-tiny, or a .safetensors file"
+    demo.add_argument("--model", metavar="NAME", help=weights)
+    demo.add_argument("--max-epochs", type=_number, default=20, metavar="N", help="epochs of training (default 20)")
+    demo.add_argument("--max-seconds", type=_number, default=60, metavar="S", help="limit of training (default 60)")
     demo.add_argument("--seed", type=int, default=0, metavar="N", help="seed of everything random (default 0)")
     return parser
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        msg = f"expected a number of at least 1, got {value}"
+def _number(text: str) -> int:
+    if not text.strip().isdecimal() or int(text) < 1:
+        msg = f"expected a number of at least 1, got {text!r}"
         raise argparse.ArgumentTypeError(msg)
-    return value
+    return int(text)
 
 
-_positive.__name__ = "number"  # argparse names the type in its messages
+def _number_or_auto(text: str) -> int | str:
+    return text if text == AUTO else _number(text)
 
 
-def _n_domains(text: str) -> int | str:
-    return text if text == AUTO else _positive(text)
-
-
-_n_domains.__name__ = "number"
+@contextmanager
+def _errors_of_the_user(prefix: str = "") -> Iterator[None]:
+    """Show what stimg raises for a slide or for weights that it cannot use without a traceback."""
+    try:
+        yield
+    except (KeyError, OSError, TypeError, ValueError) as e:
+        # `str` of a KeyError puts its message in quotes
+        raise UserError(f"{prefix}{e.args[0] if isinstance(e, KeyError) and e.args else e}") from e
 
 
 def _demo(args: argparse.Namespace) -> None:
     _check_slide(args.slide)
     out = _check_out(args.out, args.slide)
-    model = None if args.model is None else _load_model(args.model)
     import matplotlib
 
-    matplotlib.use("Agg")  # figures go to files, also where there is a display
+    from stimg import models
+
+    with _errors_of_the_user():
+        model = None if args.model is None else models.load(args.model)
+    matplotlib.use("Agg")  # figures go to files, even if there is a display
     slide, origin = _read_slide(args)
     _say("slide", f"{origin}: {slide.n_obs:,} observations x {slide.n_vars:,} genes")
-    try:
+    with _errors_of_the_user():
         _prepare(slide, args)
         if model is None:
             model = _train(slide, args)
@@ -131,24 +126,20 @@ def _demo(args: argparse.Namespace) -> None:
         _analyse(slide, model, args)
         _plot(slide, out)
         slide.write_h5ad(out / OUTPUTS["slide"])
-    except (KeyError, OSError, TypeError, ValueError) as e:  # what stimg raises for a slide that does not fit
-        raise UserError(_sentence(e)) from e
     _say_next(out)
 
 
 def _check_slide(path: Path | None) -> None:
-    if path is None:
-        return
-    if path.suffix not in (".h5ad", ".zarr"):
+    if path is not None and path.suffix not in (".h5ad", ".zarr"):
         msg = f"expected a slide that ends in .h5ad or .zarr, got {str(path)!r}. Write it with `adata.write_h5ad`."
         raise UserError(msg)
-    if not path.exists():
+    if path is not None and not path.exists():
         msg = f"no slide at {str(path)!r}. Check the path given with --slide."
         raise UserError(msg)
 
 
 def _check_out(out: Path, slide: Path | None) -> Path:
-    """Make the folder and prove that it can be written, before anything that takes time."""
+    """Make the folder and check that it can be written to, before anything that takes time."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
@@ -163,43 +154,28 @@ def _check_out(out: Path, slide: Path | None) -> Path:
     return out
 
 
-def _load_model(source: str) -> Model:
-    from stimg import models
-
-    try:
-        return models.load(source)
-    except (KeyError, OSError, ValueError) as e:
-        raise UserError(_sentence(e)) from e
-
-
 def _read_slide(args: argparse.Namespace) -> tuple[AnnData, str]:
     """Return the slide as an AnnData and say where it comes from."""
+    import anndata
+
     path = args.slide
     if path is None:
         from stimg import datasets
 
         return datasets.synthetic("visium", n_obs=1500, seed=args.seed), "synthetic layered tissue"
-    try:
-        return _read_h5ad(path) if path.suffix == ".h5ad" else _read_zarr(path, args.table_key)
-    except (KeyError, OSError, TypeError, ValueError) as e:
-        msg = f"cannot read {str(path)!r} as a slide: {_sentence(e)}"
-        raise UserError(msg) from e
+    with _errors_of_the_user(f"cannot read {str(path)!r} as a slide: "):
+        slide = anndata.read_h5ad(path) if path.suffix == ".h5ad" else _read_zarr(path, args.table_key)
+    return slide, path.name
 
 
-def _read_h5ad(path: Path) -> tuple[AnnData, str]:
-    import anndata
-
-    return anndata.read_h5ad(path), path.name
-
-
-def _read_zarr(path: Path, table_key: str | None) -> tuple[AnnData, str]:
+def _read_zarr(path: Path, table_key: str | None) -> AnnData:
     """Read an AnnData store, or the table of a SpatialData store with its lattice."""
     import anndata
     import zarr
 
     attributes = dict(zarr.open_group(path, mode="r").attrs)
     if attributes.get("encoding-type") == "anndata":
-        return anndata.read_zarr(path), path.name
+        return anndata.read_zarr(path)
     if "spatialdata_attrs" not in attributes:
         msg = "neither an AnnData nor a SpatialData store. Write it with `adata.write_zarr` or `sdata.write`."
         raise ValueError(msg)
@@ -212,7 +188,7 @@ def _read_zarr(path: Path, table_key: str | None) -> tuple[AnnData, str]:
     table = resolve_table(slide, table_key)
     if _keys.LATTICE not in table.obsm:
         pp.to_lattice(slide, table_key=table_key)
-    return table, path.name
+    return table
 
 
 def _prepare(slide: AnnData, args: argparse.Namespace) -> None:
@@ -231,17 +207,10 @@ def _train(slide: AnnData, args: argparse.Namespace) -> Model:
 
     patches = pp.to_patches(slide, size=16, n_channels=512, rng=args.seed)
     _say("patches", f"{len(patches):,} windows of 16 x 16 sites")
-    model = tl.pretrain(
-        patches,
-        config="tiny",
-        max_epochs=args.max_epochs,
-        max_time=timedelta(seconds=args.max_seconds),
-        rng=args.seed,
-    )
-    history = model.history
-    losses = history["train_loss"].to_numpy()
-    seconds = history["seconds"].sum()
-    _say("training", f"{len(history)} epochs in {seconds:.0f} s, loss {losses[0]:.3f} -> {losses[-1]:.3f}")
+    limits = {"max_epochs": args.max_epochs, "max_time": timedelta(seconds=args.max_seconds)}
+    model = tl.pretrain(patches, config="tiny", rng=args.seed, **limits)
+    losses, seconds = model.history["train_loss"].to_numpy(), model.history["seconds"].sum()
+    _say("training", f"{len(losses)} epochs in {seconds:.0f} s, loss {losses[0]:.3f} -> {losses[-1]:.3f}")
     return model
 
 
@@ -253,13 +222,12 @@ def _analyse(slide: AnnData, model: Model, args: argparse.Namespace) -> None:
     if n_domains is None:
         n_domains = AUTO if labels is None else max(1, labels.nunique())
     tl.embed(slide, model, layer=args.layer, scale=args.scale)
-    _say("embedding", f"{slide.obsm[_keys.EMBEDDING].shape[1]} numbers an observation, in .obsm[{_keys.EMBEDDING!r}]")
+    _say("embedding", f"{slide.obsm[_keys.EMBEDDING].shape[1]} numbers per observation, in .obsm[{_keys.EMBEDDING!r}]")
     tl.domains(slide, n_domains, rng=args.seed)
     found = slide.obs[_keys.DOMAIN]
     _say("domains", f"{found.nunique()}, in .obs[{_keys.DOMAIN!r}]")
     if labels is not None and labels.notna().any():
-        known = labels.notna().to_numpy()
-        scores = metrics.domain_scores(labels[known].to_numpy(), found[known].to_numpy())
+        scores = metrics.domain_scores(labels, found)
         _say("agreement", f"ARI {scores['ari']:.2f} with .obs[{LABELS!r}] (1 is perfect, 0 is chance)")
     tl.reconstruct(slide, model, layer=args.layer, scale=args.scale)
     _say("denoised", f"expression, in .layers[{_keys.RECONSTRUCTION!r}]")
@@ -277,18 +245,12 @@ def _plot(slide: AnnData, out: Path) -> None:
         plt.close(figure)
 
 
-def _sentence(error: BaseException) -> str:
-    """Return the error's message; `str` of a KeyError puts it in quotes."""
-    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-
-
 def _say(what: str, text: str) -> None:
     print(f"{what:<10} {text}", flush=True)
 
 
 def _say_next(out: Path) -> None:
-    files = ", ".join(OUTPUTS.values())
-    print(f"\nWritten to {out}: {files}.\nGo on in Python:\n")
+    print(f"\nWritten to {out}: {', '.join(OUTPUTS.values())}.\nGo on in Python:\n")
     print(f"    import scanpy as sc, stimg; adata = sc.read_h5ad({str(out / OUTPUTS['slide'])!r})")
     print(f"    sc.pp.neighbors(adata, use_rep={_keys.EMBEDDING!r}); sc.tl.umap(adata)")
     print(f"    sc.pl.umap(adata, color={_keys.DOMAIN!r})")

@@ -1,4 +1,4 @@
-"""One small object with everything that a user may set once for a session."""
+"""One small object with everything that a user can set once for a session."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ def _default_cachedir(environ: Mapping[str, str]) -> Path:
         return Path(base) / "stimg"
     try:
         return Path("~/.cache").expanduser() / "stimg"
-    except RuntimeError:  # a user without a home, as in some containers
+    except RuntimeError:  # a user without a home folder, as in some containers
         return Path(tempfile.gettempdir()) / "stimg"
 
 
 class Settings:
     """Session-wide settings of stimg.
 
-    Read from the environment when stimg is imported, and changed by assignment (`stimg.settings.device = "cpu"`) or,
-    for a while, with :meth:`override`.
+    They are read from the environment when stimg is imported. Change them by assignment
+    (`stimg.settings.device = "cpu"`) or, for the length of a `with` block, by :meth:`override`.
 
     Parameters
     ----------
     environ
-        Where the environment variables are read; by default `os.environ`.
+        Environment variables; by default `os.environ`.
 
     Raises
     ------
     ValueError
-        If a value, or an environment variable, is none of the allowed ones. Nothing is changed then. When stimg is
-        imported, such a variable is reported by a warning instead, and the default is used.
+        A value or an environment variable is not allowed. Nothing is changed then. When stimg is imported, such a
+        variable causes a warning instead, and the default is used.
 
     Notes
     -----
@@ -55,8 +55,8 @@ class Settings:
     `progress`    `STIMG_PROGRESS`         yes or no                            yes
     ============= ======================== ==================================== =======
 
-    `verbosity` is the level of the logger `"stimg"`. Where its lines go is the application's choice: stimg installs
-    no handler of its own.
+    `verbosity` is the level of the logger `"stimg"`. stimg installs no handler of its own: where log lines go is up to
+    the application.
     """
 
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
@@ -68,7 +68,7 @@ class Settings:
 
     @property
     def verbosity(self) -> str:
-        """Least level of log lines, one of error, warning, info and debug."""
+        """Lowest level of log lines that are passed on, one of error, warning, info and debug."""
         return self._verbosity
 
     @verbosity.setter
@@ -82,7 +82,7 @@ class Settings:
 
     @property
     def device(self) -> str:
-        """Device of every function whose `device` is "auto"; "auto" takes the fastest one present."""
+        """Device of every function, training included, whose `device` is "auto"; "auto" is the fastest one present."""
         return self._device
 
     @device.setter
@@ -95,7 +95,7 @@ class Settings:
 
     @property
     def cachedir(self) -> Path:
-        """Folder of downloaded slides and weights."""
+        """Folder for downloaded slides and weights."""
         return self._cachedir
 
     @cachedir.setter
@@ -125,12 +125,7 @@ class Settings:
 
     @contextmanager
     def override(self, **values: Any) -> Iterator[Settings]:
-        """Change settings inside a `with` block.
-
-        Parameters
-        ----------
-        **values
-            New values by attribute name.
+        """Change settings inside a `with` block, given by name.
 
         Yields
         ------
@@ -139,12 +134,11 @@ class Settings:
         Raises
         ------
         AttributeError
-            If a name is no setting.
+            There is no setting with that name.
         ValueError
-            If a value is not allowed. Earlier values are restored in both cases.
+            A value is not allowed. Earlier values are restored in both cases.
         """
-        unknown = [name for name in values if name not in self._names]
-        if unknown:
+        if unknown := [name for name in values if name not in self._names]:
             msg = f"Unknown settings {unknown}. Available: {list(self._names)}."
             raise AttributeError(msg)
         before = {name: getattr(self, name) for name in values}
@@ -164,7 +158,7 @@ class Settings:
 
 
 def _of_session() -> Settings:
-    """Read the environment; a variable that cannot be used is reported and left out, so that stimg can be imported."""
+    """Read the environment. A variable that cannot be used causes a warning and is ignored: stimg can be imported."""
     environ = dict(os.environ)
     for name in [name for name in environ if name.startswith("STIMG_")]:
         try:

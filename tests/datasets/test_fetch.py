@@ -203,7 +203,7 @@ def test_unreadable_local_file(monkeypatch, tmp_path):
     monkeypatch.setenv("STIMG_DATA_DIR", str(tmp_path))
     (tmp_path / "dlpfc").mkdir()
     (tmp_path / "dlpfc/151673.h5ad").write_bytes(b"no hdf5")
-    with pytest.raises(OSError, match="unreadable"):
+    with pytest.raises(OSError, match="is damaged"):
         dlpfc("151673")
 
 

@@ -12,7 +12,7 @@ from anndata import AnnData
 
 import stimg
 from stimg.datasets import stimage_1k4m
-from stimg.datasets._wide_counts import read_wide_counts
+from stimg.datasets._stimage_tables import read_wide_counts
 
 ST, VISIUM = "Human_Synthetic_0000_ST", "Human_Synthetic_0001_Visium"
 
@@ -95,7 +95,7 @@ def test_images_open_whatever_they_are(miniature, number):
 def test_the_cache_is_used_and_follows_the_files(root, monkeypatch):
     collection = stimage_1k4m(root=root)
     first = collection[ST]
-    monkeypatch.setattr("stimg.datasets._stimage_1k4m.read_wide_counts", None)
+    monkeypatch.setattr("stimg.datasets._stimage_tables.read_wide_counts", None)
     second = collection[ST]
     assert (first.X != second.X).nnz == 0
     assert first.uns["spatial"][ST]["metadata"] == second.uns["spatial"][ST]["metadata"]
@@ -181,7 +181,7 @@ def test_duplicated_spots(root):
 
 
 def test_many_blocks_of_counts(tmp_path, monkeypatch):
-    monkeypatch.setattr("stimg.datasets._wide_counts.BLOCK_BYTES", 4096)
+    monkeypatch.setattr("stimg.datasets._stimage_tables.BLOCK_BYTES", 4096)
     values = np.random.default_rng(0).poisson(0.3, (200, 50))
     frame = pd.DataFrame(values, index=[f"s{i}" for i in range(200)], columns=["A", "A", *map(str, range(48))])
     frame.to_csv(tmp_path / "wide.csv")
@@ -240,7 +240,7 @@ def hub(miniature, monkeypatch):
 def test_downloads_go_on_where_they_stopped(hub, miniature):
     collection = stimage_1k4m(tissue="breast")
     assert collection.names == [ST, "Human_Synthetic_0003_Visium"]
-    with pytest.raises(ConnectionError, match="goes on where it stopped"):
+    with pytest.raises(ConnectionError, match="continues where it stopped"):
         collection.download(n_jobs=2)
     for _ in range(3):
         try:

@@ -64,7 +64,7 @@ def test_coherent_domains_beat_scattered_ones(slide_hex):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((["a", "b"], ["1"]), "same length"),
+        ((["a", "b"], ["1"]), "each of 1 observations"),
         ((["a", "b"], ["1", None]), "1 missing"),
         (([None, np.nan], ["1", "2"]), "only missing"),
         ((None, ["1", "2"]), "found neither"),

@@ -100,8 +100,8 @@ def test_hidden_values_are_not_read():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"hidden": np.ones(5, bool)}, "5 of 5 hidden"),
-        ({"hidden": np.zeros(5, bool)}, "0 of 5 hidden"),
+        ({"hidden": np.ones(5, bool)}, "all 5 hidden"),
+        ({"hidden": np.zeros(5, bool)}, "at least one True"),
         ({"hidden": np.ones(5)}, "bool"),
         ({"positions": LINE[:3]}, "positions"),
         ({"positions": LINE * np.nan}, "NaN"),

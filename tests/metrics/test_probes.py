@@ -94,7 +94,7 @@ def test_features_are_standardised_by_training_alone():
         ({"coordinates": None}, "Expected `coordinates`"),
         ({"coordinates": PLACES[:5]}, "coordinates"),
         ({"coordinates": np.zeros((225, 2))}, "1"),
-        ({"embedding": SIGNAL[:5]}, "same length"),
+        ({"embedding": SIGNAL[:5]}, "each of 5 observations"),
         ({"embedding": SIGNAL[:, 0]}, "shape"),
         ({"embedding": np.full((225, 2), np.nan)}, "NaN"),
         ({"labels": [None] * 225}, "only missing"),
@@ -112,7 +112,7 @@ def test_bad_input(change, message):
     ("change", "message"),
     [
         ({"emb_test": SIGNAL[:, :1]}, "one width"),
-        ({"labels_test": LABELS[:3]}, "same length"),
+        ({"labels_test": LABELS[:3]}, "each of 225 observations"),
         ({"labels_test": [None] * 225}, "only missing"),
         ({"labels_train": ["a"] * 225}, "at least two labels"),
         ({"method": "forest"}, "method"),

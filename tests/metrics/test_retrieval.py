@@ -42,8 +42,8 @@ def test_many_spots_in_chunks(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        ((np.ones((3, 2)), np.ones((4, 2))), {}, "one shape"),
-        ((np.ones((3, 2)), np.full((3, 2), np.nan)), {}, "finite"),
+        ((np.ones((3, 2)), np.ones((4, 2))), {}, "`genes` of shape .3, 2"),
+        ((np.ones((3, 2)), np.full((3, 2), np.nan)), {}, "`genes` has NaN"),
         ((np.ones((3, 2)), np.ones((3, 2))), {"ks": (0,)}, "ks"),
         ((np.ones((3, 2)), np.ones((3, 2))), {"groups": [1]}, "groups"),
     ],

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 from abc import ABC, abstractmethod
 from copy import copy
-from typing import TYPE_CHECKING, Any, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -14,7 +15,6 @@ from stimg._input._checks import check_strings, checked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
 
     import pandas as pd
     from anndata import AnnData
@@ -22,25 +22,24 @@ if TYPE_CHECKING:
 
 
 class Collection(ABC):
-    """A catalogue of slides, each read when it is asked for.
+    """A catalogue of slides, each of which is read when you ask for it.
 
-    From :func:`stimg.datasets.stimage_1k4m` and :func:`stimg.datasets.hest`. `collection["name"]` and
-    `collection[3]` read a slide, iteration reads one after another.
+    :func:`stimg.datasets.stimage_1k4m` and :func:`stimg.datasets.hest` return one. `collection["name"]` and
+    `collection[3]` read a slide; iteration reads one slide after another.
 
     Attributes
     ----------
     catalogue
-        One row a slide, its index the names: `technology` (`"ST"`, `"Visium"`, `"VisiumHD"`, ...), `species`, `tissue`,
-        `study`, `title`, `cancer`, `spots`, `genes`, `annotated`, `licence`.
+        One row per slide, indexed by its name, with `technology` (`"ST"`, `"Visium"`, `"VisiumHD"`, ...), `species`,
+        `tissue`, `study`, `title`, `cancer`, `spots`, `genes`, `annotated`, `licence`.
     """
 
     def __init__(self, catalogue: pd.DataFrame) -> None:
         self.catalogue = catalogue
 
     def __repr__(self) -> str:
-        parts = [
-            f"{count:,} {name}" for name, count in self.catalogue["technology"].value_counts().items() if count > 0
-        ]
+        counts = self.catalogue["technology"].value_counts()
+        parts = [f"{count:,} {name}" for name, count in counts.items() if count > 0]
         spots = int(self.catalogue["spots"].fillna(0).sum())
         return f"{type(self).__name__}: {len(self):,} slides ({', '.join(parts)}), {spots:,} spots"
 
@@ -71,14 +70,14 @@ class Collection(ABC):
         cancer: bool | None = None,
         annotated: bool | None = None,
     ) -> Self:
-        """Return the slides that fit all conditions.
+        """Return the slides that meet all conditions.
 
         Parameters
         ----------
         slides
-            Names.
+            Names of slides; all by default.
         tissue, species, technology
-            One value or several, without regard to case.
+            One value or several; upper and lower case do not matter.
         study
             Part of the study's identifiers (PubMed numbers), such as `"34650042"`.
         cancer, annotated
@@ -87,11 +86,11 @@ class Collection(ABC):
         Raises
         ------
         KeyError
-            An unknown slide.
+            A slide is unknown.
         ValueError
-            A value that no slide has, or no slide that fits all of them.
+            No slide has this value, or none meets all conditions.
         TypeError
-            Names or values that are no strings.
+            Names or values are not strings.
         """
         kept = np.ones(len(self), dtype=bool)
         if slides is not None:
@@ -112,13 +111,11 @@ class Collection(ABC):
         return other
 
     def check_name(self, name: str) -> str:
-        """Return the name of a slide, or refuse it and suggest near ones."""
+        """Return the name of a slide; if it is unknown, the error suggests similar ones."""
         if isinstance(name, str) and name in self.catalogue.index:
             return name
-        lower = {known.lower(): known for known in self.names}
-        near = [lower[found] for found in difflib.get_close_matches(str(name).lower(), lower, n=3, cutoff=0.4)]
         msg = f"No slide {name!r} among the {len(self)} of this collection."
-        raise KeyError(f"{msg} Did you mean {' or '.join(map(repr, near))}?" if near else msg)
+        raise KeyError(msg + _suggest(str(name), self.names, 0.4))
 
     @abstractmethod
     def read(self, slide: str, *, image: bool = True) -> AnnData:
@@ -129,39 +126,32 @@ class Collection(ABC):
         slide
             Its name.
         image
-            Whether the image must be there; of it the path is kept alone.
+            Whether the image must be there. Only its path is kept.
 
         Returns
         -------
         AnnData
             Raw counts in `.X` (CSR), `.obsm["spatial"]` (x, y in pixels of the image), `.obs["domain"]` (categorical)
-            where the slide is annotated, `.obs["array_row"]` and `.obs["array_col"]` where spots are named by them, and
-            `.uns["spatial"][slide]`: the scale factors `spot_diameter_fullres` and `microns_per_pixel`, and
+            if the slide is annotated, `.obs["array_row"]` and `.obs["array_col"]` if the names of spots contain them,
+            and `.uns["spatial"][slide]` with the scale factors `spot_diameter_fullres` and `microns_per_pixel`, and
             `metadata` with `source_image_path`, which :func:`stimg.pp.to_image_patches` opens.
 
         Raises
         ------
         KeyError
-            An unknown slide; near names are suggested.
+            The slide is unknown; the error suggests similar names.
         FileNotFoundError
             A file is missing.
         OSError
             A file is damaged.
         ValueError
-            Files do not fit each other.
+            Files do not belong together.
         """
 
     def to_spatialdata(self, slide: str) -> SpatialData:
         """Read a slide as `SpatialData`, with its spots as circles and its image as a lazy multi-scale raster.
 
-        Raises
-        ------
-        KeyError
-            An unknown slide.
-        OSError
-            A file is missing or damaged.
-        ValueError
-            Files do not fit each other.
+        Raises the errors of :meth:`read`.
         """
         import dask.array as da
         import geopandas
@@ -177,7 +167,7 @@ class Collection(ABC):
         points = shapely.points(table.obsm[_keys.SPATIAL])
         numbers = np.arange(table.n_obs)
         frame = geopandas.GeoDataFrame({"geometry": points, "radius": radius}, index=numbers)
-        level = open_file(_path(entry))[0]
+        level = open_file(Path(entry["metadata"]["source_image_path"]))[0]
         pixels = level.at(1)[0] if isinstance(level, WholeFile) else level
         values = da.from_array(pixels, chunks=(2048, 2048, -1))
         raster = Image2DModel.parse(values.transpose(2, 0, 1), dims=("c", "y", "x"), scale_factors=[2, 2, 2])
@@ -191,14 +181,13 @@ class Collection(ABC):
         found = self.catalogue[column].astype(str).str.lower()
         if unknown := [value for value in values if value.lower() not in set(found)]:
             known = sorted(self.catalogue[column].dropna().astype(str).unique())
-            near = difflib.get_close_matches(unknown[0].lower(), [name.lower() for name in known], n=3)
-            advice = f" Did you mean {' or '.join(map(repr, near))}?" if near else f" Known are {known}."
-            msg = f"No slide with `{column}`={unknown[0]!r}.{advice}"
-            raise ValueError(msg)
+            msg = f"No slide with `{column}`={unknown[0]!r}."
+            raise ValueError(msg + (_suggest(unknown[0], known, 0.6) or f" Known are {known}."))
         return found.isin([value.lower() for value in values]).to_numpy()
 
 
-def _path(entry: dict[str, Any]) -> Path:
-    from pathlib import Path
-
-    return Path(entry["metadata"]["source_image_path"])
+def _suggest(name: str, known: list[str], cutoff: float) -> str:
+    """Ask whether up to three similar names were meant; empty where none is similar."""
+    lower = {one.lower(): one for one in known}
+    near = [lower[found] for found in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=cutoff)]
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from stimg import _keys
 from stimg._input._checks import checked
-from stimg.datasets._fetch import check_name, fetch, read_local
+from stimg.datasets._fetch import fetch, load
+from stimg.datasets._reading import set_spatial
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,48 +32,46 @@ POSITIONS = ("in_tissue", _keys.ARRAY_ROW, _keys.ARRAY_COL, "pxl_row_in_fullres"
 def dlpfc(slice: str | int) -> AnnData:
     """Load a slice of human dorsolateral prefrontal cortex with its expert layers.
 
-    Read from `$STIMG_DATA_DIR/dlpfc/<slice>.h5ad` if that is there; else fetched from where the authors published it,
-    about 10 MB, and kept in `stimg.settings.cachedir`.
+    The slice is read from `$STIMG_DATA_DIR/dlpfc/<slice>.h5ad` if that file exists. Otherwise it is downloaded from
+    where the authors published it (about 10 MB) and kept in `stimg.settings.cachedir`.
 
     Parameters
     ----------
     slice
-        One of the twelve: 151507 to 151510, 151669 to 151672, 151673 to 151676 (four of each donor).
+        One of twelve: 151507 to 151510, 151669 to 151672, 151673 to 151676 (four from each donor).
 
     Returns
     -------
     AnnData
         Raw counts in `.X` (CSR), `.obs["domain"]` (categorical: L1 to L6 and WM; NaN where not annotated),
         `.obs["array_row"]`, `.obs["array_col"]`, `.obsm["spatial"]` (x, y in pixels of the full-resolution image) and
-        the low-resolution image in `.uns["spatial"][slice]`. Fetched slices have all genes, with the Ensembl id in
-        `.var["gene_ids"]`; a local file is returned as it is.
+        the low-resolution image in `.uns["spatial"][slice]`. Downloaded slices have all genes, with Ensembl ids
+        in `.var["gene_ids"]`; a local file is returned as it is.
 
     Raises
     ------
     ValueError
-        An unknown slice.
+        The slice is unknown.
     ConnectionError
-        Neither found nor fetched; the message says where to put the file.
+        The slice is not on disk and the download failed; the message says where to put the file.
     OSError
         A file is damaged.
 
     Notes
     -----
-    Maynard et al. 2021, Nature Neuroscience 24, 425-436; data of spatialLIBD, Artistic-2.0.
+    Maynard et al. 2021, Nature Neuroscience 24, 425-436; data from spatialLIBD, Artistic-2.0.
     """
-    name = check_name("slice", slice, SLICES)
-    local = read_local("dlpfc", name)
-    return local if local is not None else _assemble(name)
+    return load("dlpfc", "slice", slice, SLICES, _assemble)
 
 
 def _assemble(name: str) -> AnnData:
     """Fetch the published files of a slice and put them together."""
     counts = fetch(f"{BUCKET}/h5/{name}_filtered_feature_bc_matrix.h5", "dlpfc", name)
     image = fetch(f"{BUCKET}/images/{name}_tissue_lowres_image.png", "dlpfc", name)
-    positions = fetch(
-        f"{REPOSITORY}/{name}/tissue_positions_list.txt", "dlpfc", name, f"{name}_tissue_positions_list.txt"
+    positions, scales = (
+        fetch(f"{REPOSITORY}/{name}/{file}", "dlpfc", name, f"{name}_{file}")
+        for file in ("tissue_positions_list.txt", "scalefactors_json.json")
     )
-    scales = fetch(f"{REPOSITORY}/{name}/scalefactors_json.json", "dlpfc", name, f"{name}_scalefactors_json.json")
     layers = fetch(f"{REPOSITORY}/barcode_level_layer_map.tsv", "dlpfc", name)
     adata = _read_counts(counts)
     table = pd.read_csv(positions, header=None, index_col=0, names=["barcode", *POSITIONS])
@@ -83,10 +83,14 @@ def _assemble(name: str) -> AnnData:
     labels = pd.read_csv(layers, sep="\t", header=None, names=["barcode", "slice", "layer"], dtype=str)
     labels = labels[labels["slice"] == name].set_index("barcode")["layer"]
     adata.obs["domain"] = pd.Categorical(labels.reindex(adata.obs_names), categories=LAYERS).remove_unused_categories()
-    adata.obsm[_keys.SPATIAL] = table[["pxl_col_in_fullres", "pxl_row_in_fullres"]].to_numpy(dtype=np.float64)
-    adata.uns[_keys.SPATIAL] = {
-        name: {"images": {"lowres": _read_image(image)}, "scalefactors": json.loads(scales.read_text())}
-    }
+    pixels = table[["pxl_col_in_fullres", "pxl_row_in_fullres"]]
+    set_spatial(
+        adata,
+        name,
+        pixels,
+        json.loads(scales.read_text()),
+        images={"lowres": np.asarray(Image.open(image).convert("RGB"))},
+    )
     adata.uns["source"] = {"counts": BUCKET, "meta": REPOSITORY, "platform": "10x Visium", "species": "human"}
     return adata
 
@@ -99,13 +103,3 @@ def _read_counts(path: Path) -> AnnData:
         adata = sc.read_10x_h5(path)
     adata.var_names_make_unique()
     return adata
-
-
-def _read_image(path: Path) -> np.ndarray:
-    """Read a PNG as uint8, shape (height, width, 3)."""
-    from matplotlib.image import imread
-
-    image = imread(path)
-    if image.dtype != np.uint8:
-        image = np.rint(255 * image).astype(np.uint8)
-    return image[..., :3]

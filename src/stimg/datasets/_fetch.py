@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from stimg._files import download, written_whole
 from stimg._settings import settings
+from stimg.datasets._reading import reading
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection
 
     from anndata import AnnData
 
@@ -26,71 +28,39 @@ TIMEOUT = 60  # seconds without an answer
 logger = logging.getLogger("stimg")
 
 
-def check_name(argument: str, name: object, known: Collection[str]) -> str:
-    """Return the slide's name, or refuse an unknown one."""
+def load(
+    collection: str, argument: str, name: object, known: Collection[str], assemble: Callable[[str], AnnData]
+) -> AnnData:
+    """Read a slide from the collection's folder in `$STIMG_DATA_DIR`, or from the published files if it is not there.
+
+    The user gave `name` as `argument`; `known` are the names that exist. `assemble` fetches the published files
+    of a slide and puts them together.
+    """
     if str(name) not in known:
         msg = f"Expected `{argument}` to be one of {list(known)}, found {name!r}."
         raise ValueError(msg)
-    return str(name)
-
-
-def local_path(collection: str, name: str) -> Path | None:
-    """Path of a slide under `$STIMG_DATA_DIR`, or `None` if that is not set."""
     folder = os.environ.get(DATA_DIR)
-    if not folder:
-        return None
-    root = Path(folder).expanduser()
-    if not root.is_dir():
-        msg = f"Expected ${DATA_DIR} to be a folder, found {folder!r}, which is none. Correct or unset it."
+    if folder and not Path(folder).expanduser().is_dir():
+        msg = f"Expected ${DATA_DIR} to be a folder, found {folder!r}, which is not one. Correct or unset it."
         raise FileNotFoundError(msg)
-    return root / collection / f"{name}.h5ad"
-
-
-def read_local(collection: str, name: str) -> AnnData | None:
-    """Read a slide from `$STIMG_DATA_DIR`, or return `None` if it is not there."""
-    path = local_path(collection, name)
-    if path is None or not path.is_file():
-        return None
+    path = Path(folder or "").expanduser() / collection / f"{name}.h5ad"
+    if not folder or not path.is_file():
+        return assemble(str(name))
     import anndata
 
-    try:
+    with reading(path, f"an AnnData object (from ${DATA_DIR})"):
         adata = anndata.read_h5ad(path)
-    except (OSError, KeyError, ValueError, TypeError) as e:
-        msg = f"Expected an AnnData file at {str(path)!r} (from ${DATA_DIR}), found an unreadable one. Replace it."
-        raise OSError(msg) from e
     logger.info("Read %s/%s from %s", collection, name, path)
     return adata
 
 
 def fetch(url: str, collection: str, slide: str, file: str | None = None, advice: str = "") -> Path:
-    """Return the cached copy of a published file; download it at first use.
+    """Return the cached copy of the file published at `url`, which is downloaded at its first use.
 
-    The sources publish no checksums. The sha256 of a file is recorded beside it at its first download, and every later
-    use, or a new download, must match.
-
-    Parameters
-    ----------
-    url
-        Where the file was published.
-    collection
-        Folder in the cache.
-    slide
-        The slide's name, for messages.
-    file
-        Name in the cache, with folders; by default the last part of the url.
-    advice
-        What else to do without a connection, for the error; by default to put the slide in `$STIMG_DATA_DIR`.
-
-    Returns
-    -------
-    The path.
-
-    Raises
-    ------
-    ConnectionError
-        The download failed.
-    OSError
-        The file is not the one that was recorded.
+    It is kept in the collection's folder of the cache, as `file` or as the last part of the url. The sources publish no
+    checksums. The sha256 of a file is therefore recorded beside it at its first download; every later use and every new
+    download must match, or there is an `OSError`. The `ConnectionError` of a failed download says what else to do:
+    `advice`, by default to put the slide in `$STIMG_DATA_DIR`.
     """
     folder = settings.cachedir / "datasets" / collection
     path = folder / (file or url.rsplit("/", 1)[-1])
@@ -101,35 +71,17 @@ def fetch(url: str, collection: str, slide: str, file: str | None = None, advice
             advice = f"or set ${DATA_DIR} and put the slide, as AnnData, at {str(local)!r}"
         with FileLock(path.with_name(f".{path.name}.lock")):
             if not path.is_file():  # another process may have fetched it meanwhile
-                _download(url, path, advice)
+                more = "The download continues where it stopped. `stimg.datasets.synthetic()` needs no download"
+                download(url, path, f"; {advice}. {more}", known_hash=None, downloader=_resume)
+            if not path.is_file():
+                msg = f"Expected the download of {url} at {str(path)!r}, found no file. Try again."
+                raise ConnectionError(msg)
     _check_hash(path)
     return path
 
 
-def _download(url: str, path: Path, advice: str) -> None:
-    import pooch
-
-    log = pooch.get_logger()
-    level = log.level
-    log.setLevel(logging.WARNING)  # its advice on hashes is for developers
-    try:
-        pooch.retrieve(url, known_hash=None, fname=path.name, path=path.parent, downloader=_resume)
-    except (OSError, ValueError) as e:
-        msg = (
-            f"Could not download {url} ({type(e).__name__}: {e}). Connect to the internet and try again, it goes on "
-            f"where it stopped; or put that file at {str(path)!r} by hand; {advice}. `stimg.datasets.synthetic()` "
-            "needs no download."
-        )
-        raise ConnectionError(msg) from e
-    finally:
-        log.setLevel(level)
-    if not path.is_file():
-        msg = f"Expected the download of {url} at {str(path)!r}, found no file. Try again."
-        raise ConnectionError(msg)
-
-
 def _resume(url: str, output_file: str, _: Any) -> None:
-    """Download for pooch: to a file beside the output, at whose end a later call goes on."""
+    """Download for pooch into a file beside the output; after an interruption, the next call continues that file."""
     import requests
     from tqdm.auto import tqdm
 
@@ -140,7 +92,7 @@ def _resume(url: str, output_file: str, _: Any) -> None:
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
         if answer.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             partial.unlink()
-            msg = "the part fetched before is longer than the file"
+            msg = "the part downloaded earlier is longer than the file"
             raise OSError(msg)
         answer.raise_for_status()
         go_on = answer.status_code == HTTPStatus.PARTIAL_CONTENT
@@ -161,42 +113,30 @@ def _resume(url: str, output_file: str, _: Any) -> None:
             for block in answer.iter_content(1 << 20):
                 bar.update(file.write(block))
     if rest and partial.stat().st_size != start + rest:
-        msg = f"{partial.stat().st_size:,} of {start + rest:,} bytes came"
+        msg = f"only {partial.stat().st_size:,} of {start + rest:,} bytes arrived"
         raise OSError(msg)
     partial.replace(output_file)
 
 
 def _check_hash(path: Path) -> None:
     """Compare a file with its recorded sha256, or record it."""
-    with FileLock(path.with_name(f".{HASHES}.lock")):
-        _compare_hash(path)
-
-
-def _compare_hash(path: Path) -> None:
     registry = path.parent / HASHES
-    try:
-        known = json.loads(registry.read_text()) if registry.is_file() else {}
-    except json.JSONDecodeError as e:
-        msg = f"Expected recorded hashes in {str(registry)!r}, found no valid JSON. Delete that file and try again."
-        raise OSError(msg) from e
-    found = hashlib.sha256()
-    for block in _blocks(path):
-        found.update(block)
-    expected = known.get(path.name)
-    if expected is None:
-        partial = registry.with_suffix(f".{os.getpid()}.tmp")
-        partial.write_text(json.dumps({**known, path.name: found.hexdigest()}, indent=2, sort_keys=True) + "\n")
-        partial.replace(registry)
-    elif expected != found.hexdigest():
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    with FileLock(path.with_name(f".{HASHES}.lock")):
+        try:
+            known = json.loads(registry.read_text()) if registry.is_file() else {}
+        except json.JSONDecodeError as e:
+            msg = f"Expected recorded hashes in {str(registry)!r}, found no valid JSON. Delete that file and try again."
+            raise OSError(msg) from e
+        if path.name not in known:
+            known[path.name] = found
+            with written_whole(registry) as unfinished:
+                unfinished.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n")
+    if known[path.name] != found:
         msg = (
-            f"Expected {str(path)!r} with sha256 {expected}, recorded at its first download in {str(registry)!r}, "
-            f"found {found.hexdigest()}. The file is damaged or was changed: delete it to download it again. If the "
-            "publisher changed it, delete its entry there as well."
+            f"Expected {str(path)!r} with sha256 {known[path.name]}, recorded at its first download in "
+            f"{str(registry)!r}, found {found}. The file is damaged or was changed: delete it to download it again. If "
+            "the publisher changed it, delete its entry there as well."
         )
         raise OSError(msg)
-
-
-def _blocks(path: Path, size: int = 1 << 20) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while block := file.read(size):
-            yield block

@@ -1,4 +1,4 @@
-"""HEST-1k: a collection of slides with H&E, read in its own layout."""
+"""HEST-1k: a collection of slides with H&E images, read from its own folders."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from stimg import _keys
 from stimg._input._checks import checked
 from stimg._platforms import SPOT_UM
 from stimg.datasets._collection import Collection
+from stimg.datasets._reading import reading, set_spatial
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -32,16 +33,16 @@ def hest(
     species: str | Sequence[str] | None = None,
     technology: str | Sequence[str] | None = None,
 ) -> HEST:
-    """Open a copy of HEST-1k on disk: expression in `st`, images in `wsis`, one JSON a slide in `metadata`.
+    """Open a copy of HEST-1k on disk: expression in `st`, images in `wsis`, one JSON file per slide in `metadata`.
 
-    Nothing is downloaded (the authors ask for an account). Slides without a file in `st` are left out.
+    Nothing is downloaded, since the authors ask for an account. Slides without a file in `st` are left out.
 
     Parameters
     ----------
     root
         The folder.
     slides, tissue, species, technology
-        Conditions, as of :meth:`Collection.filter`; `tissue` is HEST's organ.
+        Conditions, as in :meth:`Collection.filter`; `tissue` is what HEST calls organ.
 
     Returns
     -------
@@ -51,13 +52,11 @@ def hest(
     Raises
     ------
     FileNotFoundError
-        `root` is not in HEST's layout.
+        `root` does not have HEST's folders.
     OSError
-        A damaged file of `metadata`.
-    KeyError
-        An unknown slide.
-    ValueError
-        No slide that fits the conditions.
+        A file in `metadata` is damaged.
+    KeyError, ValueError
+        As in :meth:`Collection.filter`.
 
     References
     ----------
@@ -66,7 +65,7 @@ def hest(
     root = Path(root).expanduser()
     paths = sorted((root / "st").glob("*.h5ad"))
     if not paths or not (root / "metadata").is_dir():
-        msg = f"No `st/*.h5ad` or no `metadata` under `root`={str(root)!r}. Give the folder of a copy of HEST-1k."
+        msg = f"No `st/*.h5ad` or no `metadata` in `root`={str(root)!r}. Give the folder of a copy of HEST-1k."
         raise FileNotFoundError(msg)
     rows = {path.stem: _row(root / "metadata" / f"{path.stem}.json") for path in paths}
     catalogue = pd.DataFrame.from_dict(rows, orient="index").rename_axis("slide")
@@ -74,7 +73,7 @@ def hest(
 
 
 class HEST(Collection):
-    """HEST-1k or a part of it, from :func:`stimg.datasets.hest`."""
+    """HEST-1k or a part of it, as returned by :func:`stimg.datasets.hest`."""
 
     def __init__(self, catalogue: pd.DataFrame, root: Path) -> None:
         super().__init__(catalogue)
@@ -90,12 +89,9 @@ class HEST(Collection):
             msg = f"Image 'wsis/{slide}.tif' not found under {str(self.root)!r}. Copy it there, or pass `image=False`."
             raise FileNotFoundError(msg)
         path = self.root / "st" / f"{slide}.h5ad"
-        try:
+        with reading(path, "an AnnData object with `.obsm['spatial']`"):
             adata = anndata.read_h5ad(path)
-            adata.obsm[_keys.SPATIAL]
-        except (OSError, KeyError, ValueError, TypeError) as e:
-            msg = f"Expected an AnnData file with `.obsm['spatial']` at {str(path)!r}, found: {e}. Get it again."
-            raise OSError(msg) from e
+            coordinates = adata.obsm[_keys.SPATIAL]
         adata.var_names_make_unique()
         row = self.catalogue.loc[slide]
         mpp = float(row["mpp"])
@@ -106,15 +102,13 @@ class HEST(Collection):
         metadata = {"technology": row["technology"], "study": row["study"], "licence": row["licence"]}
         if image:
             metadata["source_image_path"] = str(picture)
-        adata.uns[_keys.SPATIAL] = {
-            slide: {"images": own.get("images", {}), "scalefactors": factors, "metadata": metadata}
-        }
+        set_spatial(adata, slide, coordinates, factors, own.get("images"), metadata)
         return adata
 
 
 def _row(path: Path) -> dict[str, object]:
-    """One slide's row of the catalogue."""
-    try:
+    """Return one slide's row of the catalogue."""
+    with reading(path, "a JSON object with st_technology, species, organ and pixel_size_um_estimated"):
         found = json.loads(path.read_text())
         technology, species = str(found["st_technology"]), str(found["species"])
         return {
@@ -130,9 +124,3 @@ def _row(path: Path) -> dict[str, object]:
             "licence": LICENCE,
             "mpp": float(found["pixel_size_um_estimated"]),
         }
-    except (OSError, json.JSONDecodeError, KeyError, TypeError, ValueError) as e:
-        msg = (
-            f"Expected a JSON object with st_technology, species, organ and pixel_size_um_estimated in {str(path)!r}, "
-            f"found: {e!r}. Get it again."
-        )
-        raise OSError(msg) from e

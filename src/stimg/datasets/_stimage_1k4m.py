@@ -1,11 +1,11 @@
-"""STimage-1K4M: 1,149 slides with H&E, read in the data set's own layout."""
+"""STimage-1K4M: 1,149 slides with H&E images, read from the data set's own folders."""
 
 from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -14,10 +14,10 @@ from stimg import _keys
 from stimg._files import written_whole
 from stimg._input._checks import check_positive_int, checked, warn
 from stimg._settings import settings
+from stimg.datasets import _stimage_tables as tables
 from stimg.datasets._collection import Collection
+from stimg.datasets._reading import set_spatial
 from stimg.datasets._stimage_source import CACHE, HubFiles, LocalFiles, read_catalogue
-from stimg.datasets._stimage_tables import array_positions, check_unique, read_annotation, read_coordinates
-from stimg.datasets._wide_counts import read_wide_counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -42,19 +42,17 @@ def stimage_1k4m(
 ) -> STimage1K4M:
     """Open STimage-1K4M, or a part of it: 1,149 slides of human, mouse and other tissues with H&E images.
 
-    Nothing but the catalogue (1.5 MB) is downloaded before a slide is read. Files are fetched from the hub where the
-    authors published them, kept in `stimg.settings.cachedir`, and compared with the sha256 of their first download. The
-    collection is published under the MIT licence; the licences of the single studies apply to their slides.
+    Only the catalogue (1.5 MB) is downloaded before a slide is read. Files come from the hub where the authors
+    published them, are kept in `stimg.settings.cachedir`, and are compared with the sha256 of their first download. The
+    collection is published under the MIT licence; the licence of each study applies to its slides.
 
     Parameters
     ----------
-    slides
-        Names of slides; all by default.
     root
-        Folder of a copy in the data set's own layout, with `meta`, `annotation`, `ST`, `Visium` and `VisiumHD`. Nothing
-        is downloaded then.
-    tissue, species, technology, study, cancer, annotated
-        Conditions, as of :meth:`Collection.filter`. Technologies are `"ST"`, `"Visium"` and `"VisiumHD"`.
+        Folder of your own copy, with the data set's `meta`, `annotation`, `ST`, `Visium` and `VisiumHD`. Nothing is
+        downloaded then.
+    slides, tissue, species, technology, study, cancer, annotated
+        Conditions, as in :meth:`Collection.filter`. Technologies are `"ST"`, `"Visium"` and `"VisiumHD"`.
     revision
         Commit of the hub. By default the one that was the newest at the first download, which the cache records.
 
@@ -66,13 +64,11 @@ def stimage_1k4m(
     Raises
     ------
     FileNotFoundError
-        `root` is not in the data set's layout.
+        `root` does not have the data set's folders.
     ConnectionError
-        The catalogue is neither cached nor fetched.
-    KeyError
-        An unknown slide.
-    ValueError
-        No slide that fits the conditions.
+        The catalogue is not in the cache and could not be downloaded.
+    KeyError, ValueError
+        As in :meth:`Collection.filter`.
 
     References
     ----------
@@ -85,27 +81,20 @@ def stimage_1k4m(
     >>> slide = brain[0]
     """
     source = LocalFiles(root) if root is not None else HubFiles(revision)
-    collection = STimage1K4M(read_catalogue(source), source)
-    return collection.filter(
-        slides,
-        tissue=tissue,
-        species=species,
-        technology=technology,
-        study=study,
-        cancer=cancer,
-        annotated=annotated,
+    return STimage1K4M(read_catalogue(source), source).filter(
+        slides, tissue=tissue, species=species, technology=technology, study=study, cancer=cancer, annotated=annotated
     )
 
 
 class STimage1K4M(Collection):
-    """STimage-1K4M or a part of it, from :func:`stimg.datasets.stimage_1k4m`."""
+    """STimage-1K4M or a part of it, as returned by :func:`stimg.datasets.stimage_1k4m`."""
 
     def __init__(self, catalogue: pd.DataFrame, source: LocalFiles | HubFiles) -> None:
         super().__init__(catalogue)
         self.source = source
 
     def files(self, slide: str) -> dict[str, str]:
-        """Files of a slide by role, as paths inside the data set."""
+        """Return the files of a slide by role, as paths inside the data set."""
         slide = self.check_name(slide)
         folder = self.catalogue.loc[slide, "technology"]
         found = {
@@ -113,50 +102,48 @@ class STimage1K4M(Collection):
             "counts": f"{folder}/gene_exp/{slide}_count.csv",
             "image": f"{folder}/image/{slide}.png",
         }
-        annotation = self.source.annotations().get(slide)
+        annotation = self.source.annotations.get(slide)
         return found | ({"annotation": annotation} if annotation else {})
 
     def download(self, *, image: bool = True, n_jobs: int = 4) -> None:
-        """Fetch all slides of this collection, several files at once. What is there already is not fetched again.
+        """Download all slides of this collection, several files at once, except for files that are there already.
 
         Parameters
         ----------
         image
-            Fetch the images as well, which are the most of it.
+            Download the images as well, which are by far the largest files.
         n_jobs
-            Files at once.
+            Number of files to download at once.
 
         Raises
         ------
         ConnectionError
-            A file could not be fetched. Call again to continue where it stopped.
+            A file could not be downloaded. Call again to continue where it stopped.
         OSError
-            A file is not the one that was recorded.
+            A file differs from its recorded sha256.
         """
         from tqdm.auto import tqdm
 
         check_positive_int("n_jobs", n_jobs)
-        wanted = [
-            (path, slide)
-            for slide in self.names
-            for role, path in self.files(slide).items()
-            if image or role != "image"
-        ]
+        files = [(slide, role, path) for slide in self.names for role, path in self.files(slide).items()]
+        wanted = [(path, slide) for slide, role, path in files if image or role != "image"]
         with ThreadPoolExecutor(n_jobs) as pool:
             done = pool.map(lambda pair: self.source.path(*pair), wanted)
             for _ in tqdm(done, total=len(wanted), desc="STimage-1K4M", disable=not settings.progress):
                 pass
 
     def read(self, slide: str, *, image: bool = True) -> AnnData:
-        """Read a slide; see `Collection.read`. The parsed counts are kept in `stimg.settings.cachedir` as `.h5ad`."""
+        """Read a slide; see `Collection.read`. The parsed slide is kept in `stimg.settings.cachedir` as `.h5ad`."""
         import anndata
 
-        files = self.files(slide)
-        paths = {role: self.source.path(path, slide) for role, path in files.items() if image or role != "image"}
+        wanted = {role: file for role, file in self.files(slide).items() if image or role != "image"}
+        paths = {role: self.source.path(file, slide) for role, file in wanted.items()}
         cached = settings.cachedir / "datasets" / CACHE / "h5ad" / f"{slide}.h5ad"
-        state = json.dumps({role: _state(path) for role, path in paths.items() if role != "image"}, sort_keys=True)
-        adata = anndata.read_h5ad(cached) if _cached_state(cached) == state else None
-        if adata is None:
+        stats = {role: (path, path.stat()) for role, path in paths.items() if role != "image"}
+        state = json.dumps({role: [str(path), s.st_size, s.st_mtime_ns] for role, (path, s) in sorted(stats.items())})
+        if _cached_state(cached) == state:
+            adata = anndata.read_h5ad(cached)
+        else:
             adata = self._assemble(slide, paths)
             adata.uns["stimg_source"] = state
             cached.parent.mkdir(parents=True, exist_ok=True)
@@ -170,9 +157,9 @@ class STimage1K4M(Collection):
     def _assemble(self, slide: str, paths: dict[str, Path]) -> AnnData:
         from anndata import AnnData
 
-        places = read_coordinates(paths["coordinates"])
-        counts, spots, genes = read_wide_counts(paths["counts"])
-        check_unique(spots, paths["counts"])
+        places = tables.read_coordinates(paths["coordinates"])
+        counts, spots, genes = tables.read_wide_counts(paths["counts"])
+        tables.check_unique(spots, paths["counts"])
         rows = places.index.get_indexer(spots)
         known = np.flatnonzero(rows >= 0)
         if len(known) < LEAST_SHARED * max(len(spots), len(places)):
@@ -183,37 +170,28 @@ class STimage1K4M(Collection):
             raise ValueError(msg)
         if len(known) < max(len(spots), len(places)):
             warn(
-                f"{len(spots):,} spots of {slide!r} have counts and {len(places):,} coordinates; the {len(known):,} "
-                "with both are kept."
+                f"{len(spots):,} spots of {slide!r} have counts and {len(places):,} have coordinates; the "
+                f"{len(known):,} with both are kept."
             )
         places = places.iloc[rows[known]]
         technology = str(self.catalogue.loc[slide, "technology"])
         obs = pd.DataFrame(index=spots[known])
-        positions, spot_um = array_positions(spots[known], technology)
+        positions, spot_um = tables.array_positions(spots[known], technology)
         if positions is not None:
             obs[_keys.ARRAY_ROW], obs[_keys.ARRAY_COL] = positions.T.astype(np.int32)
         if "annotation" in paths:
-            obs["domain"] = read_annotation(paths["annotation"], obs.index)
+            obs["domain"] = tables.read_annotation(paths["annotation"], obs.index)
         adata = AnnData(counts[known], obs=obs, var=pd.DataFrame(index=genes))
         adata.var_names_make_unique()
-        adata.obsm[_keys.SPATIAL] = places[["xaxis", "yaxis"]].to_numpy(dtype=np.float64)
         diameter = 2 * float(places["r"].median())
-        adata.uns[_keys.SPATIAL] = {
-            slide: {
-                "images": {},
-                "scalefactors": {"spot_diameter_fullres": diameter, "microns_per_pixel": spot_um / diameter},
-                "metadata": {name: str(self.catalogue.loc[slide, name]) for name in ("technology", "study", "licence")},
-            }
-        }
+        factors = {"spot_diameter_fullres": diameter, "microns_per_pixel": spot_um / diameter}
+        metadata = {name: str(self.catalogue.loc[slide, name]) for name in ("technology", "study", "licence")}
+        set_spatial(adata, slide, places[["xaxis", "yaxis"]], factors, metadata=metadata)
         return adata
 
 
-def _state(path: Path) -> list[Any]:
-    return [str(path), path.stat().st_size, path.stat().st_mtime_ns]
-
-
 def _cached_state(path: Path) -> str | None:
-    """Say what the cached slide was made from, or `None` where there is none that can be read."""
+    """Return what the cached slide was made from, or `None` if there is no readable one."""
     import h5py
 
     try:

@@ -1,14 +1,18 @@
-"""Tables of spots of STimage-1K4M."""
+"""Tables of STimage-1K4M: coordinates, labels and counts of spots."""
 
 from __future__ import annotations
 
+import csv
+import gzip
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from stimg._platforms import SPOT_UM
+from stimg.datasets._reading import reading
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,26 +20,23 @@ if TYPE_CHECKING:
 NOT_LABELS = ("", "undetermined", "Exclude")
 ARRAY_NAME = re.compile(r"_(\d+)x(\d+)$")
 BIN_NAME = re.compile(r"s_(\d+)um_(\d+)_(\d+)")
+BLOCK_BYTES = 1 << 24
 
 
 def read_coordinates(path: Path) -> pd.DataFrame:
-    """Row and column in pixels and radius of each spot."""
-    try:
+    """Read the row and column in pixels and the radius of each spot."""
+    with reading(path, "columns yaxis, xaxis and r of finite numbers, with r above 0,"):
         places = pd.read_csv(path, index_col=0)
-        places[["yaxis", "xaxis", "r"]] = places[["yaxis", "xaxis", "r"]].astype(float)
-    except (KeyError, ValueError, pd.errors.ParserError, pd.errors.EmptyDataError) as e:
-        msg = f"Expected columns yaxis, xaxis and r of numbers in {str(path)!r}, found: {str(e)[:200]}. Get it again."
-        raise OSError(msg) from e
+        places[["yaxis", "xaxis", "r"]] = numbers = places[["yaxis", "xaxis", "r"]].astype(float)
+        if not (len(places) and np.isfinite(numbers).all(axis=None) and (numbers["r"] > 0).all()):
+            raise ValueError("no rows, or other numbers")
     places.index = places.index.astype(str)
     check_unique(places.index.to_numpy(), path)
-    if not (len(places) and np.isfinite(places[["yaxis", "xaxis", "r"]]).all(axis=None) and (places["r"] > 0).all()):
-        msg = f"Expected spots with finite places and radii above 0 in {str(path)!r}. Get it again."
-        raise OSError(msg)
     return places
 
 
 def check_unique(spots: np.ndarray, path: Path) -> None:
-    """Refuse names of spots that a file has more than once."""
+    """Refuse names of spots that occur in a file more than once."""
     names, number = np.unique(spots, return_counts=True)
     if (number > 1).any():
         msg = f"{(number > 1).sum():,} spots are in {str(path)!r} more than once, such as {names[number > 1][0]!r}."
@@ -43,7 +44,7 @@ def check_unique(spots: np.ndarray, path: Path) -> None:
 
 
 def array_positions(spots: np.ndarray, technology: str) -> tuple[np.ndarray | None, float]:
-    """Positions on the array (n, 2) where the names tell them, and the diameter of a spot in micrometres."""
+    """Return positions on the array (n, 2) if the names contain them, and a spot's diameter in micrometres."""
     pattern = BIN_NAME if technology == "VisiumHD" else ARRAY_NAME
     found = [pattern.search(name) for name in spots]
     if technology == "Visium" or not all(found):
@@ -55,15 +56,41 @@ def array_positions(spots: np.ndarray, technology: str) -> tuple[np.ndarray | No
 
 
 def read_annotation(path: Path, spots: pd.Index) -> pd.Categorical:
-    """Label of every spot, missing where there is none."""
-    try:
+    """Read the label of every spot; spots without one get a missing value."""
+    with reading(path, "a column of labels"):
         table = pd.read_csv(path, sep=None, engine="python", index_col=0, dtype=str)
-    except (pd.errors.ParserError, UnicodeDecodeError, ValueError) as e:
-        msg = f"Expected labels of spots in {str(path)!r}, found an unreadable file. Get it again."
-        raise OSError(msg) from e
-    if table.shape[1] == 0:
-        msg = f"Expected a column of labels in {str(path)!r}, found none. Get it again."
-        raise OSError(msg)
-    column = table["V2"] if "V2" in table else table.iloc[:, -1]
+        column = table["V2"] if "V2" in table else table.iloc[:, -1]
     column = column[~column.index.duplicated()].reindex(spots)
     return pd.Categorical(column.where(~column.isin(NOT_LABELS)))
+
+
+def read_wide_counts(path: Path) -> tuple[sparse.csr_matrix, np.ndarray, np.ndarray]:
+    """Read a CSV file whose first row names genes and whose first column names spots.
+
+    Returns counts float32 (n_spots, n_genes) as CSR, and the names of the spots and of the genes. Blocks of rows become
+    sparse one by one, so that memory holds only the non-zero values and one block. A `.gz` file is unpacked on the way.
+    """
+    import pyarrow as pa
+    from pyarrow import csv as arrow
+
+    opened = gzip.open if path.suffix == ".gz" else open
+    with reading(path, "a table of counts (spots x genes, comma-separated)"):
+        with opened(path, "rt", newline="") as file:
+            header = next(csv.reader(file), [])
+        genes = np.array(header[1:], dtype=str)
+        if not len(genes):
+            raise ValueError("no header with gene names")
+        columns = [str(i) for i in range(len(header))]
+        types: dict[str, Any] = {"0": pa.string()} | dict.fromkeys(columns[1:], pa.float32())
+        reader = arrow.open_csv(
+            path,
+            read_options=arrow.ReadOptions(column_names=columns, skip_rows=1, block_size=BLOCK_BYTES),
+            convert_options=arrow.ConvertOptions(column_types=types, null_values=[]),
+        )
+        parts, spots = [], []
+        for block in reader:
+            spots.append(np.array(block.column(0).to_pylist(), dtype=str))
+            parts.append(sparse.csr_matrix(np.stack([column.to_numpy() for column in block.columns[1:]], axis=1)))
+        if not parts:
+            raise ValueError("only a header")
+    return sparse.csr_matrix(sparse.vstack(parts)), np.concatenate(spots), genes

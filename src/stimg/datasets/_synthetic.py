@@ -17,6 +17,7 @@ from stimg._files import check_new_path, written_whole
 from stimg._input._checks import check_choice, check_positive, check_positive_int, checked
 from stimg._platforms import PLATFORMS
 from stimg._slide._geometry import site_positions
+from stimg.datasets._reading import set_spatial
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,42 +45,40 @@ def synthetic(
 ) -> AnnData:
     """Make a slide of curved layers with realistic counts and a matching image.
 
-    Every domain has marker genes; smooth gradients and modules that vary within domains run across it. Counts are
-    gamma-Poisson with log-normal depth and expression levels, so that most entries are zero.
+    Every domain has marker genes. Across domains run smooth gradients and gene modules that vary within them. Counts
+    are gamma-Poisson with log-normal depth and expression levels, so that most entries are zero.
 
     Parameters
     ----------
     platform
-        `"visium"` or `"hex"`: a hexagonal array; `"st"`, `"visium_hd"`, `"stereo_seq"` or `"square"`: a square one;
-        `"free"` and the imaging platforms of :func:`stimg.pp.to_lattice`: cells at random places.
+        `"visium"` or `"hex"` gives a hexagonal array; `"st"`, `"visium_hd"`, `"stereo_seq"` or `"square"` a square
+        one; `"free"` and the imaging platforms of :func:`stimg.pp.to_lattice` give cells at random places.
     n_domains
         Number of layers.
-    n_obs
-        Number of observations.
-    n_genes
-        Number of genes, at least 10.
+    n_obs, n_genes
+        Number of observations and of genes, at least 10 of each, and at least `n_domains`.
     depth
-        Mean counts an observation.
+        Mean counts per observation.
     seed
-        Seed; the same seed gives the same slide. Slides of different seeds share their genes' programs, as sections of
-        one tissue do.
+        The same seed gives the same slide. Slides with different seeds share their gene programs, as sections of one
+        tissue do.
     path
-        A new `.h5ad` file to write the slide to, in chunks of rows: for slides that are larger than memory. A million
-        bins of 18,000 genes take a quarter of an hour.
+        A new `.h5ad` file to which the slide is written in chunks of rows, for slides that are larger than memory. A
+        million bins of 18,000 genes take a quarter of an hour.
 
     Returns
     -------
     AnnData
-        Counts in `.X` (CSR, float32), `.obs["domain"]` (categorical), `.obs["array_row"]` and `.obs["array_col"]` on
-        arrays, `.obsm["spatial"]` in pixels, and the image in `.uns["spatial"]["synthetic"]`. With `path`, backed by
-        that file.
+        Counts in `.X` (CSR, float32), `.obs["domain"]` (categorical), `.obs["array_row"]` and `.obs["array_col"]` for
+        arrays, `.obsm["spatial"]` in pixels, and the image in `.uns["spatial"]["synthetic"]`. With `path`, the object
+        is backed by that file.
 
     Raises
     ------
     ValueError
-        An unknown platform, a number that is too small, or a `path` that does not end in `.h5ad`.
+        The platform is unknown, a number is too small, or `path` does not end in `.h5ad`.
     FileExistsError
-        There is something at `path`.
+        `path` exists.
 
     Examples
     --------
@@ -92,7 +91,11 @@ def synthetic(
     check_positive_int("n_genes", n_genes, minimum=max(10, n_domains))
     check_positive("depth", depth)
     if path is not None:
-        path = _check_path(path)
+        path = Path(path)
+        if path.suffix != ".h5ad":
+            msg = f"Expected `path` to end in '.h5ad', found {str(path)!r}."
+            raise ValueError(msg)
+        check_new_path(path)
     rng = np.random.default_rng(seed)
     coordinates, array = _places(PLATFORMS[platform].kind, n_obs, rng)
     unit = (coordinates - coordinates.min(0)) / np.ptp(coordinates, axis=0).max()
@@ -100,59 +103,34 @@ def synthetic(
     edges = np.quantile(depth_in_tissue, np.linspace(0, 1, n_domains + 1)[1:-1])
     domain = np.digitize(depth_in_tissue, edges)
     blocks = _count_blocks(unit, domain, n_domains, n_genes, depth, rng)
-    names = [f"layer{i + 1}" for i in range(n_domains)]
     obs = pd.DataFrame(index=[f"spot{i}" for i in range(n_obs)])
-    obs["domain"] = pd.Categorical.from_codes(domain, names)
+    obs["domain"] = pd.Categorical.from_codes(domain, [f"layer{i + 1}" for i in range(n_domains)])
     if array is not None:
         obs[_keys.ARRAY_ROW], obs[_keys.ARRAY_COL] = array.T
     var = pd.DataFrame(index=[f"GENE{i:05d}" for i in range(n_genes)])
     if path is None:
         adata = AnnData(sparse.vstack(list(blocks), format="csr"), obs=obs, var=var)
-        _add_places(adata, coordinates, *_image(coordinates, edges, rng))
+        _add_image(adata, coordinates, edges, rng)
         return adata
     with written_whole(path) as unfinished, h5py.File(unfinished, "w") as file:
-        ad.io.write_elem(file, "X", next(blocks))  # its size decides on that of the file's chunks
+        ad.io.write_elem(file, "X", next(blocks))  # its size sets that of the file's chunks
         stored = ad.io.sparse_dataset(file["X"])
         for block in blocks:
             stored.append(block)
         rest = AnnData(obs=obs, var=var)
-        _add_places(rest, coordinates, *_image(coordinates, edges, rng))
+        _add_image(rest, coordinates, edges, rng)
         for name, value in (("obs", obs), ("var", var), ("obsm", dict(rest.obsm)), ("uns", dict(rest.uns))):
             ad.io.write_elem(file, name, value)
         file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
     return ad.read_h5ad(path, backed="r")
 
 
-def _check_path(path: str | Path) -> Path:
-    path = Path(path)
-    if path.suffix != ".h5ad":
-        msg = f"Expected `path` to end in '.h5ad', found {str(path)!r}."
-        raise ValueError(msg)
-    check_new_path(path)
-    return path
-
-
-def _add_places(adata: AnnData, coordinates: np.ndarray, image: np.ndarray, scale: float) -> None:
-    """Set the coordinates and the image, as scanpy and squidpy look for them."""
-    adata.obsm[_keys.SPATIAL] = coordinates
-    adata.uns[_keys.SPATIAL] = {
-        "synthetic": {
-            "images": {"lowres": image},
-            "scalefactors": {
-                "tissue_lowres_scalef": scale,
-                "tissue_hires_scalef": scale,
-                "spot_diameter_fullres": 0.55 * PITCH_PX,
-            },
-        }
-    }
-
-
 def _places(kind: str, n_obs: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
-    """Coordinates in pixels and array indices of the `n_obs` places nearest to a wavy ellipse's centre."""
+    """Return coordinates in pixels and array indices of the `n_obs` places nearest to a wavy ellipse's centre."""
     side = int(np.ceil(np.sqrt(2.2 * n_obs))) + 2
+    array = None
     if kind == "free":
         points = rng.uniform(0, side, size=(3 * n_obs, 2))
-        array = None
     else:
         rows, cols = (part.ravel() for part in np.mgrid[:side, :side])
         array = np.column_stack([rows, 2 * cols + rows % 2 if kind == "hex" else cols])
@@ -168,14 +146,14 @@ def _places(kind: str, n_obs: int, rng: np.random.Generator) -> tuple[np.ndarray
 
 
 def _layer_depth(unit: np.ndarray) -> np.ndarray:
-    """Depth below a curved surface, for coordinates scaled to the unit square."""
+    """Return the depth below a curved surface, for coordinates scaled to the unit square."""
     return np.hypot(0.8 * (unit[:, 0] - 0.5), unit[:, 1] + 0.35) + 0.03 * np.sin(9 * unit[:, 0])
 
 
 def _count_blocks(
     unit: np.ndarray, domain: np.ndarray, n_domains: int, n_genes: int, depth: float, rng: np.random.Generator
 ) -> Iterator[sparse.csr_matrix]:
-    """Yield gamma-Poisson counts from domain markers, gradients and modules by rows; the same genes for all seeds."""
+    """Yield gamma-Poisson counts by blocks of rows; markers, gradients and modules use the same genes for all seeds."""
     genes = np.random.default_rng(GENE_SEED)
     base = genes.normal(0, 1.6, n_genes)
     owner = genes.permutation(n_genes)[: n_genes // 3] % n_domains
@@ -197,12 +175,11 @@ def _count_blocks(
         yield sparse.csr_matrix(rng.poisson(rate).astype(np.float32))
 
 
-def _image(coordinates: np.ndarray, edges: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, float]:
-    """Draw an H&E-like uint8 image of the layers, and its scale relative to the coordinates."""
+def _add_image(adata: AnnData, coordinates: np.ndarray, edges: np.ndarray, rng: np.random.Generator) -> None:
+    """Set the coordinates, and an H&E-like uint8 image of the layers."""
     from scipy.spatial import cKDTree
 
-    extent = coordinates.max(0).max() + 2 * PITCH_PX
-    scale = IMAGE_PX / extent
+    scale = float(IMAGE_PX / (coordinates.max() + 2 * PITCH_PX))
     rows, cols = np.mgrid[:IMAGE_PX, :IMAGE_PX]
     pixels = np.column_stack([cols.ravel(), rows.ravel()]) / scale
     unit = (pixels - coordinates.min(0)) / np.ptp(coordinates, axis=0).max()
@@ -211,4 +188,6 @@ def _image(coordinates: np.ndarray, edges: np.ndarray, rng: np.random.Generator)
     nuclei = rng.random(len(pixels)) < 0.04 + 0.05 * (layer % 3)
     colours[nuclei] = [92, 60, 130]
     colours[cKDTree(coordinates).query(pixels)[0] > 1.2 * PITCH_PX] = 243
-    return np.clip(colours, 0, 255).astype(np.uint8).reshape(IMAGE_PX, IMAGE_PX, 3), float(scale)
+    image = np.clip(colours, 0, 255).astype(np.uint8).reshape(IMAGE_PX, IMAGE_PX, 3)
+    factors = {"tissue_lowres_scalef": scale, "tissue_hires_scalef": scale, "spot_diameter_fullres": 0.55 * PITCH_PX}
+    set_spatial(adata, "synthetic", coordinates, factors, images={"lowres": image})

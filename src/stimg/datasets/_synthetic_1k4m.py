@@ -1,4 +1,4 @@
-"""A miniature of STimage-1K4M on disk."""
+"""A miniature copy of STimage-1K4M on disk."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ HUNDREDS = 100
 
 @checked
 def synthetic_1k4m(root: str | Path, *, n_slides: int = 6, n_rows: int = 6, n_genes: int = 40, seed: int = 0) -> Path:
-    """Write a miniature of STimage-1K4M in exactly its layout: for tests, and to try code before a download.
+    """Write a miniature of STimage-1K4M with exactly its folders and files, for tests and to try code offline.
 
-    Slides are those of :func:`stimg.datasets.synthetic_histology`, by turns called ST and Visium. As in the collection,
-    files called `.png` may hold a JPEG or TIFF. Every third slide is annotated with the commonest cell type of a spot.
+    The slides come from :func:`stimg.datasets.synthetic_histology` and are called ST and Visium in turn. As in the
+    collection, files called `.png` may hold a JPEG or TIFF. Every third slide is annotated with each spot's most common
+    cell type.
 
     Parameters
     ----------
@@ -30,11 +31,11 @@ def synthetic_1k4m(root: str | Path, *, n_slides: int = 6, n_rows: int = 6, n_ge
     n_slides
         Number of slides.
     n_rows
-        Rows and columns of spots a slide.
+        Rows of spots per slide, and columns.
     n_genes
         Number of genes.
     seed
-        Seed.
+        The same seed gives the same slides.
 
     Returns
     -------
@@ -46,7 +47,7 @@ def synthetic_1k4m(root: str | Path, *, n_slides: int = 6, n_rows: int = 6, n_ge
     FileExistsError
         The folder is not empty.
     ValueError
-        A bad argument.
+        A number is too small.
     """
     from PIL import Image
 
@@ -55,7 +56,7 @@ def synthetic_1k4m(root: str | Path, *, n_slides: int = 6, n_rows: int = 6, n_ge
     check_positive_int("n_genes", n_genes, minimum=3)
     root = Path(root).expanduser()
     if root.exists() and any(root.iterdir()):
-        msg = f"Expected a new or empty folder in `root`, found {str(root)!r} with something in it."
+        msg = f"Expected a new or empty folder in `root`, found {str(root)!r}, which is not empty."
         raise FileExistsError(msg)
     for technology in ("ST", "Visium", "VisiumHD"):
         for part in ("coord", "gene_exp", "image"):
@@ -68,20 +69,16 @@ def synthetic_1k4m(root: str | Path, *, n_slides: int = 6, n_rows: int = 6, n_ge
         name = f"Human_Synthetic_{i:04d}_{technology}"
         slide = synthetic_histology(n_rows=n_rows, n_cols=n_rows, n_genes=n_genes, seed=seed * HUNDREDS + i)
         entry = slide.uns[_keys.SPATIAL]["histology"]
-        rows, cols = slide.obs[_keys.ARRAY_ROW], slide.obs[_keys.ARRAY_COL]
-        ends = [
-            f"{c}x{r}" if technology == "ST" else f"{k:016d}-1" for k, (r, c) in enumerate(zip(rows, cols, strict=True))
-        ]
-        spots = [f"{name}_{end}" for end in ends]
+        places = enumerate(zip(slide.obs[_keys.ARRAY_ROW], slide.obs[_keys.ARRAY_COL], strict=True))
+        spots = [f"{name}_{c}x{r}" if technology == "ST" else f"{name}_{k:016d}-1" for k, (r, c) in places]
         radius = entry["scalefactors"]["spot_diameter_fullres"] / 2
         x, y = slide.obsm[_keys.SPATIAL].T
-        folder = root / technology
         coordinates = pd.DataFrame({"yaxis": y, "xaxis": x, "r": radius}, index=spots)
-        coordinates.to_csv(folder / "coord" / f"{name}_coord.csv")
+        coordinates.to_csv(root / technology / "coord" / f"{name}_coord.csv")
         counts = pd.DataFrame(slide.X.toarray(), index=spots, columns=slide.var_names)
-        counts.to_csv(folder / "gene_exp" / f"{name}_count.csv")
-        kind = ("PNG", "JPEG", "TIFF")[i % 3]
-        Image.fromarray(entry["images"]["hires"]).save(folder / "image" / f"{name}.png", format=kind)
+        counts.to_csv(root / technology / "gene_exp" / f"{name}_count.csv")
+        image, kind = Image.fromarray(entry["images"]["hires"]), ("PNG", "JPEG", "TIFF")[i % 3]
+        image.save(root / technology / "image" / f"{name}.png", format=kind)
         if i % 3 == 0:
             share = np.argmax(slide.X[:, : min(3, n_genes)].toarray(), axis=1)
             labels = pd.DataFrame({"V2": [f"type {k}" for k in share]}, index=spots)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -13,16 +13,8 @@ MLP_EPOCHS = 40
 MLP_BATCH = 128
 
 
-class Classifier(Protocol):
-    """What a probe needs of a classifier."""
-
-    def fit(self, X: np.ndarray, y: np.ndarray) -> Any: ...
-
-    def predict(self, X: np.ndarray) -> np.ndarray: ...
-
-
-def make_classifier(method: str, n_neighbors: int, n_train: int, seed: int) -> Classifier:
-    """Return an unfitted classifier."""
+def make_classifier(method: str, n_neighbors: int, n_train: int, seed: int) -> Any:
+    """Return an unfitted classifier, with `fit` and `predict` as in scikit-learn."""
     if method == "knn":
         from sklearn.neighbors import KNeighborsClassifier
 
@@ -37,7 +29,8 @@ def make_classifier(method: str, n_neighbors: int, n_train: int, seed: int) -> C
 class Perceptron:
     """The paper's probe: hidden layers of 512, 256 and 128, dropout 0.5, Adam at 1e-3.
 
-    In torch, since scikit-learn's perceptron has no dropout. On the CPU; torch's global random state is left as it was.
+    It is written in torch, since scikit-learn's perceptron has no dropout, and runs on the CPU. Torch's global random
+    state stays as it was.
     """
 
     def __init__(self, seed: int) -> None:

@@ -9,8 +9,8 @@ import pandas as pd
 from scipy import sparse
 
 from stimg._input._checks import checked
-from stimg.metrics._checks import as_labels, as_sites, check_same_length
-from stimg.metrics._correlations import GENES_AT_ONCE, as_dense, as_matrix, as_pair, check_finite, correlate
+from stimg.metrics._checks import as_labels, as_matrix, as_pair, as_sites, refuse_non_finite
+from stimg.metrics._correlations import GENES_AT_ONCE, as_dense, correlate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,30 +31,31 @@ def gene_correlations(
     true
         Measured log-normalised expression, dense or sparse, shape (n_obs, n_genes).
     predicted
-        Prediction, dense or sparse, same shape. Spots with NaN (outside of the image) are left out.
+        Prediction, dense or sparse, same shape. Spots with NaN (outside the image) are left out.
     genes
         Names of the genes; by default their numbers.
     folds
-        Section, patient or fold of every spot, shape (n_obs,). Correlations are then those within each fold, averaged
-        over the folds that have one, so that differences between folds do not count. By default over all spots.
+        Section, patient or fold of every spot, shape (n_obs,). Correlations are then computed within each fold and
+        averaged over the folds that have one, so that differences between folds do not count. By default they are
+        computed over all spots.
 
     Returns
     -------
     DataFrame
-        One row a gene, with `pearson` (NaN where measured or predicted values are constant, in every fold), `rank`
-        (1 for the highest `pearson`; with folds the mean of the ranks in each, where genes without a correlation
-        share the last places; NaN where `pearson` is), `mse`, `mae`, `mean` and `variance` of the measured values,
+        One row per gene, with `pearson` (NaN where measured or predicted values are constant in every fold), `rank`
+        (1 for the highest `pearson`; with folds, the mean of its ranks in them, where genes without a correlation
+        share the last ranks; NaN where `pearson` is), `mse`, `mae`, `mean` and `variance` of the measured values,
         and `constant` (bool: there is no `pearson`).
 
     Raises
     ------
     ValueError
-        Shapes differ, measured values are not finite, predicted ones infinite, no spot is predicted for all genes, or
-        names or folds do not fit.
+        Shapes differ, measured values are not finite, predicted ones are infinite, no spot has predictions of all
+        genes, or names or folds do not fit.
 
     Notes
     -----
-    Ranks averaged over folds choose the highly predictable genes of TRIPLEX (Chung et al. 2024, CVPR).
+    TRIPLEX (Chung et al. 2024, CVPR) chooses its highly predictable genes by ranks averaged over folds.
 
     Examples
     --------
@@ -71,28 +72,28 @@ def gene_correlations(
 
 @checked
 def expression_scores(true: Any, predicted: Any, *, folds: ArrayLike | None = None) -> dict[str, float]:
-    """Score expression predicted from images, over genes.
+    """Score expression that was predicted from images by its correlations and errors over genes.
 
     Parameters
     ----------
     true, predicted, folds
-        As for :func:`gene_correlations`. For scores beside those published on smoothed targets, pass the measured
-        values through :func:`smooth_expression`.
+        As in :func:`gene_correlations`. To compare with scores published for smoothed targets, smooth the measured
+        values with :func:`smooth_expression` first.
 
     Returns
     -------
     dict
         `pcc_f`, `pcc_s` and `pcc_m`: first quartile, median and mean over genes of Pearson's correlation (PixNet,
-        arXiv 2503.01347). `pcc_h`: its mean over the 50 genes with the best rank (TRIPLEX, Chung et al. 2024, CVPR);
-        optimistic, since the genes are chosen by the measured values of the test spots themselves. `mse` and `mae`
-        over all values, constant genes included. `n_genes` (with a correlation), `n_genes_constant` (measured or
-        predicted as constant: no correlation, left out of the four above, which are NaN if all are), `n_obs` (scored)
-        and `n_obs_missing` (with NaN in `predicted`, left out).
+        arXiv 2503.01347). `pcc_h`: its mean over the 50 genes with the best rank (TRIPLEX, Chung et al. 2024, CVPR),
+        which is optimistic, since the measured values of the test spots themselves choose these genes. `mse` and `mae`
+        over all values, constant genes included. `n_genes`: genes with a correlation. `n_genes_constant`: genes
+        without one (measured or predicted values are constant), left out of the four correlations, which are NaN if
+        there are no other genes. `n_obs`: spots scored. `n_obs_missing`: spots with NaN in `predicted`, left out.
 
     Raises
     ------
     ValueError
-        As of :func:`gene_correlations`.
+        As in :func:`gene_correlations`.
     """
     measured, guess, kept = _predicted_spots(true, predicted)
     table = _by_gene(measured, guess, kept, folds)
@@ -113,10 +114,10 @@ def expression_scores(true: Any, predicted: Any, *, folds: ArrayLike | None = No
 
 @checked
 def smooth_expression(values: Any, lattice: ArrayLike) -> Any:
-    """Average expression over the 3 x 3 neighbourhood on the array.
+    """Average expression over the 3 x 3 neighbourhood of each spot on the array.
 
-    Figures published on HER2+ and other legacy ST slides are often those on such targets (TRIPLEX and others): they are
-    higher than on the measured values.
+    Scores published for HER2+ and other legacy ST slides (TRIPLEX and others) often refer to such smoothed targets;
+    they are higher than scores on the measured values.
 
     Parameters
     ----------
@@ -129,23 +130,23 @@ def smooth_expression(values: Any, lattice: ArrayLike) -> Any:
     Returns
     -------
     numpy.ndarray or scipy.sparse.csr_array
-        float32, shape (n_obs, n_genes), sparse if `values` are: the mean of each spot and those of its eight
+        float32, shape (n_obs, n_genes), sparse if `values` are sparse: the mean over each spot and those of its eight
         neighbours that exist.
 
     Raises
     ------
     ValueError
-        Shapes do not fit, values are not finite, or spots share a site, as those of several sections do.
+        Shapes do not fit, values are not finite, or spots share a site, as they do if there are several sections.
     """
     matrix, sites = as_matrix(values, "values"), as_sites(lattice, "lattice")
-    check_finite(matrix, "values")
+    refuse_non_finite(matrix, "`values`")
     if len(sites) != matrix.shape[0]:
         msg = f"Expected a site in `lattice` for each of {matrix.shape[0]} rows of `values`, found {len(sites)}."
         raise ValueError(msg)
     if shared := len(sites) - len(np.unique(sites, axis=0)):
         msg = (
             f"Expected every spot on a site of its own in `lattice`, found {shared} on the site of another. Smooth one "
-            "section at a time, without duplicated spots."
+            "section at a time, and remove duplicated spots."
         )
         raise ValueError(msg)
     from scipy.spatial import cKDTree
@@ -159,7 +160,7 @@ def smooth_expression(values: Any, lattice: ArrayLike) -> Any:
 
 
 def _predicted_spots(true: Any, predicted: Any) -> tuple[Any, Any, np.ndarray]:
-    """Return both matrices and, bool (n_obs,), the spots that are predicted for all genes."""
+    """Return both matrices, and the spots that have predictions of all genes, bool (n_obs,)."""
     measured, guess = as_pair(true, predicted)
     kept = np.ones(measured.shape[0], dtype=bool)
     n_absent = 0
@@ -172,7 +173,7 @@ def _predicted_spots(true: Any, predicted: Any) -> tuple[Any, Any, np.ndarray]:
         kept &= ~unknown.any(1)
         n_absent += int(unknown.all(0).sum())
     if not kept.any():
-        msg = f"Expected spots in `predicted` with values of all genes, found NaN in each of {len(kept)}."
+        msg = f"Expected spots in `predicted` with values for all genes, found NaN in each of {len(kept)}."
         if 0 < n_absent < measured.shape[1]:
             msg += f" {n_absent} of {measured.shape[1]} genes are NaN in every spot: leave them out of both."
         raise ValueError(msg)
@@ -180,7 +181,7 @@ def _predicted_spots(true: Any, predicted: Any) -> tuple[Any, Any, np.ndarray]:
 
 
 def _by_gene(measured: Any, guess: Any, kept: np.ndarray, folds: ArrayLike | None) -> pd.DataFrame:
-    """Table of :func:`gene_correlations` over the kept spots, genes by their numbers."""
+    """Make the table of :func:`gene_correlations` over the kept spots, with genes by their numbers."""
     spots = _fold_rows(folds, kept)
     in_folds, columns = [], []
     for start in range(0, measured.shape[1], GENES_AT_ONCE):
@@ -197,12 +198,8 @@ def _by_gene(measured: Any, guess: Any, kept: np.ndarray, folds: ArrayLike | Non
 
 
 def _fold_rows(folds: ArrayLike | None, kept: np.ndarray) -> list[np.ndarray]:
-    """Kept rows of each fold."""
+    """Return the kept rows of each fold."""
     if folds is None:
         return [np.flatnonzero(kept)]
-    labels = as_labels(folds, "folds")
-    check_same_length(labels, kept, "`folds` and the rows of `true`")
-    if missing := sum(label is None for label in labels):
-        msg = f"Expected a fold for every spot in `folds`, found {missing} missing. Give every spot one."
-        raise ValueError(msg)
+    labels = as_labels(folds, "folds", len(kept), complete=True)
     return [np.flatnonzero(kept & (labels == fold)) for fold in dict.fromkeys(labels[kept])]

@@ -1,4 +1,4 @@
-"""Hide regions of a slide, and fill them by interpolation: the baselines of reconstruction."""
+"""Hide regions of a slide and fill them by interpolation, as baselines for reconstruction."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scipy import sparse
 
 from stimg._input._checks import check_choice, check_positive, check_positive_int, checked
 from stimg._slide._geometry import spacing
-from stimg.metrics._checks import as_points, as_sites
+from stimg.metrics._checks import as_mask, as_points, as_sites, refuse_non_finite
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -22,28 +22,28 @@ KERNEL_NEIGHBOURS = 64
 def hide_regions(
     lattice: ArrayLike, size: int, *, n_regions: int = 5, rng: int | np.random.Generator | None = 0
 ) -> np.ndarray:
-    """Choose square regions that lie wholly on tissue and do not overlap.
+    """Choose square regions to hide that lie entirely on tissue and do not overlap.
 
     Parameters
     ----------
     lattice
         Row and column of every observation, integer, shape (n_obs, 2): `.obsm["lattice"]` of one section.
     size
-        Side in sites.
+        Side of a region in sites.
     n_regions
-        Number of regions; fewer where no more fit.
+        Number of regions; fewer if no more of them fit.
     rng
         Seed or generator.
 
     Returns
     -------
     numpy.ndarray
-        bool, shape (n_obs,): True where hidden, for all observations of a site alike.
+        bool, shape (n_obs,): True where hidden. Observations that share a site are hidden together.
 
     Raises
     ------
     ValueError
-        A lattice that is none, `size` or `n_regions` below 1, or no region of that size fits.
+        `lattice` is not a lattice, `size` or `n_regions` is below 1, or no region of that size fits.
     """
     sites = as_sites(lattice, "lattice")
     check_positive_int("size", size)
@@ -58,16 +58,17 @@ def hide_regions(
         inside = total[size:, size:] - total[:-size, size:] - total[size:, :-size] + total[:-size, :-size]
         corners = np.argwhere(inside == size**2)
     if not len(corners):
-        msg = f"No {size} x {size} region lies wholly on tissue (lattice of {filled.shape[0]} x {filled.shape[1]}). "
-        msg += "Choose a smaller `size`."
+        lattice_shape = f"{filled.shape[0]} x {filled.shape[1]}"
+        msg = (
+            f"No {size} x {size} region lies entirely on tissue (lattice of {lattice_shape}). Choose a smaller `size`."
+        )
         raise ValueError(msg)
-    found = 0
     for row, col in np.random.default_rng(rng).permutation(corners):
         window = (slice(row, row + size), slice(col, col + size))
         if not taken[window].any():
             taken[window] = True
-            found += 1
-            if found == n_regions:
+            n_regions -= 1
+            if not n_regions:
                 break
     return taken[sites[:, 0], sites[:, 1]]
 
@@ -84,7 +85,7 @@ def interpolate_hidden(
     n_components: int = 30,
     rng: int | np.random.Generator | None = 0,
 ) -> np.ndarray:
-    """Fill hidden observations from seen ones, as a baseline for :func:`stimg.tl.reconstruct`.
+    """Fill in hidden observations from the ones that are seen, as a baseline for :func:`stimg.tl.reconstruct`.
 
     Parameters
     ----------
@@ -93,20 +94,18 @@ def interpolate_hidden(
     positions
         True positions, shape (n_obs, 2).
     hidden
-        bool, shape (n_obs,), e.g. of :func:`hide_regions`.
+        bool, shape (n_obs,), for example from :func:`hide_regions`.
     method
         `"nearest"`: mean of the `n_neighbors` nearest seen observations. `"gaussian"`: mean of the 64 nearest seen
-        ones, weighted by a Gaussian of their distance. `"pca"`: the same of the slide's principal components, fitted
-        on seen observations, then back to genes (cut at 0 if the expression has no negative value). `"zero"`: zeros.
-    n_neighbors
-        Of `"nearest"`.
+        ones, weighted by a Gaussian of their distance. `"pca"`: the same for principal components fitted on the seen
+        observations, then back to genes (cut off at 0 if the expression has no negative value). `"zero"`: zeros.
+    n_neighbors, n_components
+        Number of neighbours for `"nearest"`, and of principal components for `"pca"`.
     bandwidth
         Standard deviation of the Gaussian, in the unit of `positions`. By default 1.5 times the median distance
         between nearest observations.
-    n_components
-        Of `"pca"`.
     rng
-        Seed or generator of the decomposition.
+        Seed or generator for the decomposition.
 
     Returns
     -------
@@ -116,7 +115,7 @@ def interpolate_hidden(
     Raises
     ------
     ValueError
-        Shapes that do not fit, an unknown method, nothing hidden, or nothing seen.
+        Shapes do not fit, `method` is unknown, nothing is hidden, or nothing is seen.
     """
     check_choice("method", method, METHODS)
     check_positive_int("n_neighbors", n_neighbors)
@@ -128,20 +127,15 @@ def interpolate_hidden(
         msg = f"Expected `expression` of shape (n_obs, n_genes), found {shape}."
         raise ValueError(msg)
     points = as_points(positions, "positions", shape[0], 2)
-    mask = np.asarray(hidden)
-    if mask.dtype != bool or mask.shape != (shape[0],):
-        msg = f"Expected `hidden` to be bool of shape ({shape[0]},), found {mask.dtype} of {mask.shape}."
-        raise ValueError(msg)
-    if mask.all() or not mask.any():
-        msg = f"Expected hidden and seen observations, found {int(mask.sum())} of {mask.size} hidden."
+    mask = as_mask(hidden, "hidden", shape[:1])
+    if mask.all():
+        msg = f"Expected hidden and seen observations, found all {mask.size} hidden."
         raise ValueError(msg)
     if method == "zero":
         return np.zeros((int(mask.sum()), shape[1]), dtype=np.float32)
     matrix = sparse.csr_array(expression) if sparse.issparse(expression) else np.asarray(expression)
     seen = matrix[np.flatnonzero(~mask)]
-    if not np.isfinite(seen.data if sparse.issparse(seen) else seen).all():
-        msg = "`expression` has NaN or infinite values in seen observations. Remove or replace them."
-        raise ValueError(msg)
+    refuse_non_finite(seen, "`expression` of the seen observations")
     if method == "nearest":
         weights = _weights(points, mask, n_neighbors, None)
     else:
@@ -154,7 +148,7 @@ def interpolate_hidden(
 
 
 def _weights(points: np.ndarray, hidden: np.ndarray, n_neighbors: int, sigma: float | None) -> sparse.csr_array:
-    """Return (n_hidden, n_seen) weights of the nearest seen observations, rows summing to 1; equal without `sigma`."""
+    """Return weights (n_hidden, n_seen) of the nearest seen observations, equal without `sigma`; rows sum to 1."""
     from scipy.spatial import cKDTree
 
     seen = points[~hidden]
@@ -172,7 +166,7 @@ def _weights(points: np.ndarray, hidden: np.ndarray, n_neighbors: int, sigma: fl
 def _through_components(
     seen: Any, weights: sparse.csr_array, n_components: int, rng: int | np.random.Generator | None
 ) -> np.ndarray:
-    """Interpolate principal components and return to genes."""
+    """Interpolate principal components and turn them back into genes."""
     from sklearn.decomposition import PCA
 
     n_components = min(n_components, *(side - 1 for side in seen.shape))
@@ -181,7 +175,6 @@ def _through_components(
         raise ValueError(msg)
     state = int(np.random.default_rng(rng).integers(2**31))
     pca = PCA(n_components, svd_solver="arpack", random_state=state)
-    scores = pca.fit_transform(seen.astype(np.float64))
-    filled = pca.inverse_transform(weights @ scores)
+    filled = pca.inverse_transform(weights @ pca.fit_transform(seen.astype(np.float64)))
     lowest = seen.data.min(initial=0) if sparse.issparse(seen) else seen.min()
     return np.asarray(np.maximum(filled, 0) if lowest >= 0 else filled, dtype=np.float32)

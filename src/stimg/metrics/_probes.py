@@ -1,4 +1,4 @@
-"""How much of the labels is in a frozen embedding."""
+"""How well labels can be predicted from a frozen embedding."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from stimg._input._checks import check_choice, check_positive_int, checked
-from stimg.metrics._checks import as_labels, as_points, check_same_length
+from stimg.metrics._checks import as_labels, as_points, labelled_rows
 from stimg.metrics._classifiers import METHODS, make_classifier
 
 if TYPE_CHECKING:
@@ -36,47 +36,46 @@ def probe(
     Parameters
     ----------
     embedding
-        Features, shape (n_obs, n_features). Standardised by the training observations of each fold, but for k-NN.
+        Features, shape (n_obs, n_features). Standardised by the training observations of each fold, except for k-NN.
     labels
         Expert labels, shape (n_obs,); observations without one (NaN, None) are left out.
     coordinates
         Positions, shape (n_obs, 2); needed by the blocked protocol.
     method
-        `"knn"`: 15 nearest neighbours (10 under the paper's protocol). `"logistic"`: logistic regression, L2 of
-        strength 1. `"mlp"`: 512-256-128 with dropout 0.5, Adam at 1e-3, 40 epochs of batches of 128.
+        `"knn"`: 15 nearest neighbours (10 under the paper's protocol). `"logistic"`: logistic regression with an L2
+        penalty of strength 1. `"mlp"`: layers of 512, 256 and 128 with dropout 0.5, trained by Adam at 1e-3 for 40
+        epochs in batches of 128.
     protocol
-        `"blocked"`: the slide is cut into `n_folds` contiguous regions by k-means of the coordinates, and each is
-        predicted from the others. `"random"`: folds of scattered observations; any smooth embedding scores high, since
-        neighbours of the test observations are in training. `"paper"`: ten random splits of 80 to 20 % (Zhu et al.
-        2026), with the same leak.
+        `"blocked"`: k-means of the coordinates cuts the slide into `n_folds` contiguous regions, and each is predicted
+        from the others. `"random"`: folds of scattered observations; any smooth embedding scores high, since neighbours
+        of the test observations are in training. `"paper"`: ten random splits into 80 and 20 % (Zhu et al. 2026), with
+        the same leak.
     n_folds
-        Of `"blocked"` and `"random"`.
+        Number of folds for `"blocked"` and `"random"`.
     rng
-        Seed or generator of the folds and classifiers.
+        Seed or generator for the folds and classifiers.
 
     Returns
     -------
     dict
-        `accuracy`, `macro_f1` and `ari`, and `folds`: a list of the same scores of every fold with its `n_test`.
-        In `"blocked"` and `"random"` the scores are over all observations, each predicted once; in `"paper"` they are
+        `accuracy`, `macro_f1` and `ari`, and `folds`: a list of the same scores for every fold, with its `n_test`.
+        For `"blocked"` and `"random"` the scores are over all observations, each predicted once; for `"paper"` they are
         means over the splits. Macro-F1 is over the labels that occur in the test observations.
 
     Raises
     ------
     ValueError
-        Shapes that do not fit, values that are not finite, unknown `method` or `protocol`, no coordinates for
+        Shapes do not fit, values are not finite, `method` or `protocol` is unknown, there are no coordinates for
         `"blocked"`, fewer than two labels, or fewer labelled observations (or places) than folds.
     """
     check_choice("method", method, METHODS)
     check_choice("protocol", protocol, PROTOCOLS)
     check_positive_int("n_folds", n_folds, minimum=2)
-    features, truth = as_points(embedding, "embedding"), as_labels(labels, "labels")
-    check_same_length(features, truth, "`embedding` and `labels`")
-    points = None if coordinates is None else as_points(coordinates, "coordinates", len(truth), 2)
+    features, truth, labelled = _labelled(embedding, labels, "embedding", "labels")
+    points = None if coordinates is None else as_points(coordinates, "coordinates", np.size(labels), 2)
     if points is None and protocol == "blocked":
         msg = "Expected `coordinates` for `protocol='blocked'`, found none. Pass `adata.obsm['spatial']`."
         raise ValueError(msg)
-    features, truth, labelled = _labelled(features, truth, "labels")
     if len(truth) < max(n_folds, 5):
         msg = f"Expected at least {max(n_folds, 5)} labelled observations, found {len(truth)}. Lower `n_folds`."
         raise ValueError(msg)
@@ -118,13 +117,13 @@ def transfer_probe(
     ----------
     emb_train, emb_test
         Features of both slides, shapes (n_train, n_features) and (n_test, n_features). Both are standardised by the
-        training slide, but for k-NN.
+        training slide, except for k-NN.
     labels_train, labels_test
         Their labels; observations without one are left out.
     method
         As in :func:`probe`.
     rng
-        Seed or generator of the classifier.
+        Seed or generator for the classifier.
 
     Returns
     -------
@@ -134,38 +133,35 @@ def transfer_probe(
     Raises
     ------
     ValueError
-        Shapes that do not fit, values that are not finite, an unknown `method`, fewer than two training labels, or no
+        Shapes do not fit, values are not finite, `method` is unknown, or there are fewer than two training labels or no
         labelled observation to test.
     """
     check_choice("method", method, METHODS)
-    features, test_features = as_points(emb_train, "emb_train"), as_points(emb_test, "emb_test")
+    features, truth, _ = _labelled(emb_train, labels_train, "emb_train", "labels_train")
+    test_features, test_truth, _ = _labelled(emb_test, labels_test, "emb_test", "labels_test")
     if features.shape[1] != test_features.shape[1]:
         msg = f"Expected embeddings of one width, found {features.shape[1]} and {test_features.shape[1]} features."
         raise ValueError(msg)
-    truth, test_truth = as_labels(labels_train, "labels_train"), as_labels(labels_test, "labels_test")
-    check_same_length(features, truth, "`emb_train` and `labels_train`")
-    check_same_length(test_features, test_truth, "`emb_test` and `labels_test`")
-    features, truth, _ = _labelled(features, truth, "labels_train")
-    test_features, test_truth, _ = _labelled(test_features, test_truth, "labels_test")
     guess = _predict(features, truth, test_features, method, NEIGHBOURS, np.random.default_rng(rng))
     return {**_scores(test_truth, guess), "n_train": len(truth), "n_test": len(test_truth)}
 
 
-def _labelled(features: np.ndarray, truth: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Keep the observations that have labels."""
-    labelled = np.flatnonzero([label is not None for label in truth])
-    if not len(labelled):
-        msg = f"Expected labelled observations in `{name}`, found only missing labels."
-        raise ValueError(msg)
-    return features[labelled], truth[labelled].astype(str), labelled
+def _labelled(
+    embedding: ArrayLike, labels: ArrayLike, embedding_name: str, labels_name: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return features and labels of the labelled observations, and the numbers of these."""
+    features = as_points(embedding, embedding_name)
+    truth = as_labels(labels, labels_name, len(features))
+    rows = labelled_rows(truth, labels_name)
+    return features[rows], truth[rows].astype(str), rows
 
 
 def _regions(points: np.ndarray, n_folds: int, generator: np.random.Generator) -> list[np.ndarray]:
-    """Cut a slide into contiguous regions: the cells of a k-means of the coordinates."""
+    """Cut a slide into contiguous regions by k-means of the coordinates."""
     from sklearn.cluster import KMeans
 
     if (n_places := len(np.unique(points, axis=0))) < n_folds:
-        msg = f"Expected `coordinates` of at least {n_folds} places for as many folds, found {n_places}."
+        msg = f"Expected at least {n_folds} different places in `coordinates` for as many folds, found {n_places}."
         raise ValueError(msg)
     seed = int(generator.integers(2**31))
     region = KMeans(n_folds, n_init=10, random_state=seed).fit_predict(points - points.mean(0))
@@ -175,9 +171,9 @@ def _regions(points: np.ndarray, n_folds: int, generator: np.random.Generator) -
 def _predict(
     train: np.ndarray, labels: np.ndarray, test: np.ndarray, method: str, n_neighbors: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Fit and predict; features are standardised by the training observations, but for k-NN left in their scale.
+    """Fit and predict. Features are standardised by the training observations, except for k-NN.
 
-    Raising every principal component to unit variance would give noise the weight of signal in the distances.
+    Unit variance of every principal component would give noise the weight of signal in the distances of k-NN.
     """
     if len(classes := np.unique(labels)) < 2:
         msg = f"Expected at least two labels among the training observations, found {list(map(str, classes))}."

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stimg._input._checks import checked
-from stimg.metrics._correlations import GENES_AT_ONCE, as_dense, as_pair, correlate
+from stimg.metrics._checks import as_mask, as_pair
+from stimg.metrics._correlations import GENES_AT_ONCE, as_dense, correlate
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -22,25 +23,25 @@ def reconstruction_scores(true: Any, predicted: Any, *, hidden: ArrayLike | None
     true
         Measured expression, dense or sparse, shape (n_obs, n_genes).
     predicted
-        Reconstruction, dense or sparse, same shape. Genes with NaN at judged values are left out.
+        Reconstruction, dense or sparse, same shape. Genes with NaN among the judged values are left out.
     hidden
-        Which values are judged: bool, shape (n_obs,) for whole observations or (n_obs, n_genes). By default all.
+        The values to judge: bool, shape (n_obs,) for whole observations or (n_obs, n_genes). By default all.
 
     Returns
     -------
     dict
-        `mse` and `mae` over the judged values, `pearson` (mean over genes of the correlation over observations),
-        `n_values`, `n_genes` (with a correlation), `n_genes_undefined` (constant in either, or judged at fewer than
-        two observations: no correlation, left out of the mean, which is NaN if all are) and `n_genes_missing` (NaN in
-        `predicted`: left out of everything).
+        `mse` and `mae` over the judged values; `pearson`, the mean over genes of the correlation over observations;
+        `n_values`; `n_genes`, genes with a correlation; `n_genes_undefined`, genes without one (constant in either
+        matrix, or judged at fewer than two observations), which do not enter the mean (NaN if there are no others);
+        and `n_genes_missing`, genes with NaN in `predicted`, which enter none of the scores.
 
     Raises
     ------
     ValueError
-        Shapes differ, measured values are not finite, the mask has another shape or type, or nothing is judged.
+        Shapes differ, measured values are not finite, `hidden` has the wrong shape or type, or nothing is judged.
     """
     measured, guess = as_pair(true, predicted)
-    mask = None if hidden is None else _check_mask(np.asarray(hidden), measured.shape)
+    mask = None if hidden is None else as_mask(hidden, "hidden", measured.shape[:1], measured.shape)
     if mask is not None and mask.ndim == 1:
         rows = np.flatnonzero(mask)
         measured, guess, mask = measured[rows], guess[rows], None
@@ -73,13 +74,3 @@ def reconstruction_scores(true: Any, predicted: Any, *, hidden: ArrayLike | None
         "n_genes_undefined": int(pearson.size - defined.size),
         "n_genes_missing": n_missing,
     }
-
-
-def _check_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    if mask.dtype != bool or mask.shape not in ((shape[0],), shape):
-        msg = f"Expected `hidden` as bool of shape ({shape[0]},) or {shape}, found {mask.dtype} of {mask.shape}."
-        raise ValueError(msg)
-    if not mask.any():
-        msg = "Expected `hidden` with at least one True, found none."
-        raise ValueError(msg)
-    return mask

@@ -1,4 +1,4 @@
-"""How well the two sides of spots find each other."""
+"""How well images find expression, how well expression finds images, and how well an embedding separates labels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stimg._input._checks import check_positive_int, checked
-from stimg.metrics._checks import as_labels, as_points, check_same_length
+from stimg.metrics._checks import as_labels, as_points, labelled_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,36 +22,31 @@ TIE = 1e-12
 def retrieval_recall(
     images: ArrayLike, genes: ArrayLike, *, ks: Sequence[int] = (1, 5, 10), groups: ArrayLike | None = None
 ) -> dict[str, float]:
-    """Share of spots whose partner is among the k most similar, in both directions.
+    """Compute the share of spots whose partner is among the k most similar, in both directions.
 
     Parameters
     ----------
     images, genes
         Embeddings of the same spots, shape (n_obs, dim).
     ks
-        Numbers of results looked at.
+        Numbers of results to look at.
     groups
-        Slide of every spot, shape (n_obs,). Partners are then looked for within the slide, and recalls averaged over
-        slides. By default among all spots.
+        Slide of every spot, shape (n_obs,). Partners are then searched for within each slide, and recalls are averaged
+        over slides. By default they are searched for among all spots.
 
     Returns
     -------
     dict
-        For each k `"image_to_gene@k"`, `"gene_to_image@k"` and `"chance@k"`, that of a random order. Equally similar
-        spots count as in random order, so that constant embeddings get chance.
+        For each k, `"image_to_gene@k"` and `"gene_to_image@k"`, and `"chance@k"`, the recall of a random order. Equally
+        similar spots count as in random order, so that constant embeddings score as chance does.
 
     Raises
     ------
     ValueError
-        Embeddings of different shapes, not finite, or a bad k.
+        The embeddings differ in shape or are not finite, `groups` has another length, or a k is not a positive integer.
     """
-    first, second = np.asarray(images, dtype=np.float64), np.asarray(genes, dtype=np.float64)
-    if first.ndim != 2 or first.shape != second.shape or not len(first):
-        msg = f"Expected `images` and `genes` of one shape (n_obs, dim), found {first.shape} and {second.shape}."
-        raise ValueError(msg)
-    if not (np.isfinite(first).all() and np.isfinite(second).all()):
-        msg = "Expected finite `images` and `genes`, found NaN or infinite values."
-        raise ValueError(msg)
+    first = as_points(images, "images")
+    second = as_points(genes, "genes", *first.shape)
     for k in ks:
         check_positive_int("ks", k)
     slides = np.zeros(len(first)) if groups is None else np.asarray(groups)
@@ -72,7 +67,7 @@ def retrieval_recall(
 
 
 def _ranks(queries: np.ndarray, searched: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How many are more similar to each query than its partner, and how many equally (at least 1), int64 (n,)."""
+    """Count those more similar to each query than its partner, and those equally similar (at least 1), int64 (n,)."""
     before, equal = [], []
     for start in range(0, len(queries), CHUNK):
         part = queries[start : start + CHUNK] @ searched.T
@@ -86,32 +81,32 @@ def _ranks(queries: np.ndarray, searched: np.ndarray) -> tuple[np.ndarray, np.nd
 
 @checked
 def embedding_scores(embedding: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """Say how far labels lie apart in an embedding, without a classifier.
+    """Measure how well an embedding separates labels, without a classifier.
 
     Parameters
     ----------
     embedding
         Shape (n_obs, dim).
     labels
-        Expert labels, shape (n_obs,). Missing ones are left out.
+        Expert labels, shape (n_obs,). Observations without one are left out.
 
     Returns
     -------
     dict
         `silhouette` (-1 to 1), `calinski_harabasz` (higher is better) and `davies_bouldin` (lower is better), as
-        STimage-1K4M reports (arXiv 2406.06393).
+        in STimage-1K4M (arXiv 2406.06393).
 
     Raises
     ------
     ValueError
-        Shapes that do not fit, values that are not finite, or fewer than two labels.
+        Shapes do not fit, values are not finite, there are fewer than two labels, or each observation has its own.
     """
     import pandas as pd
     from sklearn.metrics import calinski_harabasz_score, davies_bouldin_score, silhouette_score
 
-    names, values = as_labels(labels, "labels"), as_points(embedding, "embedding")
-    check_same_length(values, names, "`embedding` and `labels`")
-    known = pd.notna(names)
+    values = as_points(embedding, "embedding")
+    names = as_labels(labels, "labels", len(values))
+    known = labelled_rows(names, "labels")
     values, codes = values[known], pd.factorize(names[known])[0]
     if not 1 < len(np.unique(codes)) < len(codes):
         msg = f"Expected at least two different `labels`, and fewer than observations, found {len(np.unique(codes))}."

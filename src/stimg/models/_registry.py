@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 from importlib import resources
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from stimg._files import download
 from stimg._input._checks import checked
 from stimg._settings import settings
 
@@ -103,34 +103,18 @@ def _bundled(file: str) -> Path:
 
 def _download(url: str, entry: dict[str, Any]) -> Path:
     """Return the cached copy of a file, downloaded at first use; an empty `url` only looks into the cache."""
-    import pooch
-
-    folder = settings.cachedir / "weights"
-    path = folder / entry["file"]
+    path = settings.cachedir / "weights" / entry["file"]
     if not url and not path.is_file():
         msg = (
             f"{entry['file']!r} is not bundled with this installation. Set ${MIRROR} to the address of a folder that "
             f"has it, or put the file at {str(path)!r} by hand."
         )
         raise ConnectionError(msg)
-    if not url:
-        return path
-    log = pooch.get_logger()
-    level = log.level
-    log.setLevel(logging.WARNING)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    if url:
         known = None if entry["sha256"] is None else f"sha256:{entry['sha256']}"
-        pooch.retrieve(url, known_hash=known, fname=path.name, path=folder, progressbar=settings.progress)
-    except ValueError as e:
-        msg = f"The file at {url} is not the one expected ({e}). Check the address and `sha256`."
-        raise ValueError(msg) from e
-    except OSError as e:
-        msg = (
-            f"Could not download {url} ({type(e).__name__}: {e}). Connect to the internet and try again, or put that "
-            f"file at {str(path)!r} by hand."
-        )
-        raise ConnectionError(msg) from e
-    finally:
-        log.setLevel(level)
+        try:
+            download(url, path, "", known_hash=known, progressbar=settings.progress)
+        except ValueError as e:
+            msg = f"The file at {url} is not the one expected ({e}). Check the address and `sha256`."
+            raise ValueError(msg) from e
     return path
