@@ -166,7 +166,7 @@ class AlignNetwork(nn.Module):
         return self.log_scale.clamp(max=-math.log(SMALLEST_TEMPERATURE)).exp()
 
     def _by_chunks(self, compute: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        """Compute chunk by chunk; in training, several chunks are checkpointed so that memory does not grow with them."""
+        """Compute by chunks; in training, several are checkpointed, so that memory does not grow with the batch."""
         chunks = zip(*(part.split(self.config.chunk_size) for part in inputs), strict=True)
         if self.training and len(inputs[0]) > self.config.chunk_size:
             return torch.cat([checkpoint(compute, *chunk, use_reentrant=False) for chunk in chunks])
