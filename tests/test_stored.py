@@ -137,7 +137,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "data").symlink_to("/dev/full")
-    monkeypatch.setattr(_rows, "_temporary_folder", lambda: folder)
+    monkeypatch.setattr(_rows.tempfile, "mkdtemp", lambda dir: str(folder))
     with pytest.raises(OSError, match="cachedir"):
         _rows.collect_rows([sparse.csr_array(np.eye(3))], 3, mapped=True)
     assert not folder.exists()
@@ -148,7 +148,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     [
         (lambda x: np.where(x == x.max(), np.nan, x), "counts", "NaN"),
         (lambda x: np.where(x == x.max(), -1, x), "counts", "negative"),
-        (lambda x: np.where(x == x.max(), 0.5, x), "counts", "no integers"),
+        (lambda x: np.where(x == x.max(), 0.5, x), "counts", "non-integer values"),
         (lambda x: x, "log", "integers up to"),
         (lambda x: x * 1.01 + 0.1, "log", "values up to"),
     ],
@@ -179,9 +179,9 @@ def test_unknown_chunks_are_refused():
 def test_copies_and_views_of_backed_slides_are_refused_first(store, step):
     stored = store(stimg.datasets.synthetic("visium", n_obs=50, n_genes=20), "h5ad")
     call = getattr(stimg.pp, step)
-    with pytest.raises(ValueError, match="copy backed"):
+    with pytest.raises(ValueError, match="Cannot copy an AnnData that is backed"):
         call(stored, copy=True)
-    with pytest.raises(ValueError, match="view of one backed"):
+    with pytest.raises(ValueError, match="view of an AnnData that is backed"):
         call(stored[:20])
 
 

@@ -1,4 +1,4 @@
-"""Names of every slot that stimg reads or writes, each written once."""
+"""The names of all slots that stimg reads or writes, each written once."""
 
 from __future__ import annotations
 
@@ -32,5 +32,5 @@ EXPRESSION_MAP: Final = "expression_map"
 
 
 def map_key(layer: str) -> str:
-    """Name of the dense map that was predicted together with a layer."""
+    """Return the key of the dense map that was predicted together with a layer."""
     return EXPRESSION_MAP if layer == IMAGE_EXPRESSION else f"{layer}_map"

@@ -1,4 +1,4 @@
-"""One table of platforms: what is known of a slide before its data are looked at."""
+"""One table of platforms: what is known about a slide before its data are read."""
 
 from __future__ import annotations
 
@@ -7,37 +7,20 @@ from typing import Final, Literal
 
 Kind = Literal["hex", "square", "free"]
 
-# Side of a bin in the names of Visium HD's regions.
-BIN_PATTERN: Final = r"square_(\d+)um"
+BIN_PATTERN: Final = r"square_(\d+)um"  # side of a bin in the names of Visium HD's regions
 STEREO_SEQ_UM: Final = 0.5  # between two DNA nanoballs
 
 
 @dataclass(frozen=True)
 class Platform:
-    """What the name of a platform tells.
+    """What is known from the name of a platform."""
 
-    Parameters
-    ----------
-    kind
-        Its lattice: a `"hex"`agonal or `"square"` array, or `"free"` coordinates.
-    pitch_um
-        Micrometres between neighbouring sites, where all of its arrays have the same.
-    um_per_unit
-        Micrometres per unit of its coordinates, where all of its files come in one unit.
-    spot_um
-        Diameter of a spot, or side of a bin, in micrometres.
-    binned
-        The pitch is the side of a bin, which the data name.
-    technology
-        Its name in collections of slides.
-    """
-
-    kind: Kind
-    pitch_um: float = float("nan")
-    um_per_unit: float = float("nan")
-    spot_um: float | None = None
-    binned: bool = False
-    technology: str = ""
+    kind: Kind  # its lattice: a hexagonal or square array, or free coordinates
+    pitch_um: float = float("nan")  # micrometres between neighbouring sites, if all of its arrays have the same pitch
+    um_per_unit: float = float("nan")  # micrometres per unit of its coordinates, if all of its files use the same unit
+    spot_um: float | None = None  # diameter of a spot, or side of a bin, in micrometres
+    binned: bool = False  # the pitch is the side of a bin, which the data name
+    technology: str = ""  # its name in collections of slides
 
 
 PLATFORMS: Final = {
@@ -48,7 +31,7 @@ PLATFORMS: Final = {
     "stereo_seq": Platform("square", binned=True),
     "square": Platform("square"),
     "free": Platform("free"),
-    # Files of the next ones come in pixels, millimetres or micrometres, but for those of Xenium.
+    # Except for Xenium, files of the following come in pixels, millimetres or micrometres.
     "slide_seq": Platform("free", spot_um=10),
     "xenium": Platform("free", um_per_unit=1),
     "merfish": Platform("free"),
@@ -61,8 +44,8 @@ SPOT_UM: Final = {one.technology: float(one.spot_um) for one in PLATFORMS.values
 
 
 def collection_platform(technology: str) -> str:
-    """Platform of a collection's technology; Visium's spots come without an array there, and their grid is looked for.
+    """Return the platform of a collection's technology: a square array, or `"auto"`.
 
-    Other technologies are `"auto"` too.
+    Visium is `"auto"` as well: there its spots come without array positions, so their grid is detected.
     """
     return {one.technology: name for name, one in PLATFORMS.items() if one.kind == "square"}.get(technology, "auto")

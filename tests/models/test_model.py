@@ -97,7 +97,7 @@ def test_newer_formats_and_wrong_tensors_are_refused(trained, path, tmp_path):
         Model.load(other)
     for card in ([], {**content["card"], "labels": 3}):
         save_file(tensors, other, metadata={"stimg": json.dumps(content | {"card": card})})
-        with pytest.raises(ValueError, match="card of"):
+        with pytest.raises(ValueError, match="its card"):
             Model.load(other)
     twice = content["genes"][:-1] + content["genes"][:1]
     save_file(tensors, other, metadata={"stimg": json.dumps(content | {"genes": twice})})

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-# Okabe and Ito's colours and Paul Tol's muted ones: told apart with any colour vision.
+# The colours of Okabe and Ito, and the muted ones of Paul Tol, can be told apart with any colour vision.
 PALETTE = (
     "#0072B2 #E69F00 #009E73 #CC79A7 #56B4E9 #D55E00 #F0E442 #882255 #117733 #999933 #332288 #44AA99 #AA4499 #661100"
 ).split()
 
 
 def domain_colours(n_domains: int) -> list[str]:
-    """One colour a domain; beyond the palette, scanpy's large ones."""
+    """Return one colour per domain, from scanpy's larger palettes if there are more domains than colours here."""
     if n_domains <= len(PALETTE):
         return list(PALETTE[:n_domains])
     from scanpy.plotting import palettes

@@ -1,4 +1,4 @@
-"""What is clustered: embeddings of one or several tables, joined and reduced."""
+"""The values to cluster: embeddings of one or several tables, joined and reduced."""
 
 from __future__ import annotations
 
@@ -18,21 +18,17 @@ if TYPE_CHECKING:
 
 
 def joined_embeddings(tables: Sequence[AnnData], keys: Sequence[str]) -> np.ndarray:
-    """Embeddings under `keys` of all tables, float64 (n_obs of all, d); of several keys, each of one total variance.
+    """Return the embeddings under `keys` of all tables side by side, float64 (n_obs of all tables, d).
 
-    Raises
-    ------
-    KeyError
-        A key is missing.
-    ValueError
-        An embedding is not finite, or has another width in another table.
+    Several keys are each scaled to a total variance of one. A missing key is a `KeyError`; an embedding that is not
+    finite, or differs in width between tables, a `ValueError`.
     """
     parts = [[check_embedding(table, key) for key in keys] for table in tables]
     if len({tuple(part.shape[1] for part in row) for row in parts}) > 1:
         widths = sorted({sum(part.shape[1] for part in row) for row in parts})
         msg = (
-            f"Expected `.obsm[{list(keys)}]` of one width in all slides, found {widths}. Embed all slides with the "
-            "same model: `stimg.tl.embed(adata, model)`."
+            f"Expected `.obsm[{list(keys)}]` of the same width in all slides, found {widths}. Embed all slides with "
+            "the same model: `stimg.tl.embed(adata, model)`."
         )
         raise ValueError(msg)
     blocks = [np.concatenate(column) for column in zip(*parts, strict=True)]
@@ -40,22 +36,22 @@ def joined_embeddings(tables: Sequence[AnnData], keys: Sequence[str]) -> np.ndar
 
 
 def joined_coordinates(tables: Sequence[AnnData], spatial_key: str | None) -> np.ndarray:
-    """Coordinates float64 (n_obs of all, 2) under the key given or, by default, that the lattice was made from."""
+    """Return the coordinates of all tables, float64 (n_obs, 2), by default those that the lattice was made from."""
     keys = [str(said(table, "spatial_key", spatial_key, _keys.SPATIAL)) for table in tables]
     return np.concatenate([check_coordinates(table, key) for table, key in zip(tables, keys, strict=True)])
 
 
 def _balanced(block: np.ndarray) -> np.ndarray:
-    """Bring columns to means of zero and a total variance of one."""
+    """Centre the columns and scale them to a total variance of one."""
     block = block - block.mean(0)
     return block / max(float(np.sqrt(block.var(0).sum())), 1e-12)
 
 
 def principal_components(embedding: np.ndarray, n_components: int) -> np.ndarray:
-    """Principal components of the embedding, where it has more dimensions than asked for."""
+    """Return the centred embedding, reduced to principal components if it has more than `n_components` dimensions."""
     if n_components == 0 or embedding.shape[1] <= n_components or len(embedding) <= n_components:
         return embedding - embedding.mean(0)
     from sklearn.decomposition import PCA
 
-    solver = "full" if len(embedding) <= MOST_FINISHED else "covariance_eigh"  # which needs no second copy
+    solver = "full" if len(embedding) <= MOST_FINISHED else "covariance_eigh"  # the latter needs no second copy
     return PCA(n_components, svd_solver=solver).fit_transform(embedding)

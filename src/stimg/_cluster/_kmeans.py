@@ -10,7 +10,7 @@ from stimg._cluster._mixture import MOST_FINISHED, STARTS, even_rows
 
 
 def fit_kmeans(values: np.ndarray, n_domains: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the nearest centre, and one minus the ratio of the distances to it and to the second nearest."""
+    """Return each row's nearest centre, and one minus its distance divided by that of the second nearest."""
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 

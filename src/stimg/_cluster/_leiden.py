@@ -22,25 +22,20 @@ RETRIES = 10
 def fit_leiden(
     values: np.ndarray, n_domains: int, *, seed: int, coordinates: np.ndarray, libraries: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Search the resolution of a two-layer Leiden partition until it has `n_domains` parts.
+    """Search for the resolution at which a two-layer Leiden partition has `n_domains` parts.
 
-    The upper end grows until it has enough parts, the range is halved on a logarithmic scale, and where the count jumps
-    over `n_domains` other seeds are tried around the jump.
+    The upper end of the range is raised until there are enough parts; then the range is halved on a logarithmic scale.
+    If the number of parts jumps over `n_domains`, other seeds are tried around the jump.
     """
     import leidenalg
 
     n = len(values)
     near = nearest_others(values, EMBEDDING_NEIGHBOURS)
-    layers = [_graph(n, np.repeat(np.arange(n), near.shape[1]), near.ravel())]
-    sources, targets = [], []
-    for library in np.unique(libraries):
-        rows = np.flatnonzero(libraries == library)
-        if len(rows) > 1:
-            around = rows[nearest_others(coordinates[rows], SPATIAL_NEIGHBOURS)]
-            sources.append(np.repeat(rows, around.shape[1]))
-            targets.append(around.ravel())
-    if sources:
-        layers.append(_graph(n, np.concatenate(sources), np.concatenate(targets)))
+    layers = [_graph(n, _pairs(np.arange(n), near))]
+    sections = [np.flatnonzero(libraries == library) for library in np.unique(libraries)]
+    around = [_pairs(rows, rows[nearest_others(coordinates[rows], SPATIAL_NEIGHBOURS)]) for rows in sections]
+    if any(map(len, around)):
+        layers.append(_graph(n, np.concatenate(around)))
     counts: dict[tuple[float, int], int] = {}
     best: list[np.ndarray] = []
 
@@ -73,9 +68,9 @@ def fit_leiden(
         above = set(counts.values()) - below
         nearest = [*sorted(below)[-1:], *sorted(above)[:1]]
         msg = (
-            f"`method='leiden'` did not reach `n_domains`={n_domains} in {len(counts)} partitions, of resolutions from "
+            f"`method='leiden'` did not reach `n_domains`={n_domains} in {len(counts)} partitions at resolutions from "
             f"{min(counts)[0]:.3g} to {max(counts)[0]:.3g}; nearest numbers reached: {nearest}. "
-            "Take another number, `rng` or `method`."
+            "Try another number, `rng` or `method`."
         )
         raise RuntimeError(msg)
     labels = best[0]
@@ -83,8 +78,11 @@ def fit_leiden(
     return labels, same.mean(1) if near.shape[1] else np.ones(n)
 
 
-def _graph(n: int, sources: np.ndarray, targets: np.ndarray) -> igraph.Graph:
+def _pairs(rows: np.ndarray, near: np.ndarray) -> np.ndarray:
+    return np.column_stack([np.repeat(rows, near.shape[1]), near.ravel()])
+
+
+def _graph(n: int, pairs: np.ndarray) -> igraph.Graph:
     import igraph as ig
 
-    pairs = np.unique(np.sort(np.column_stack([sources, targets]), axis=1), axis=0)
-    return ig.Graph(n=n, edges=pairs.tolist())
+    return ig.Graph(n=n, edges=np.unique(np.sort(pairs, axis=1), axis=0).tolist())

@@ -1,4 +1,4 @@
-"""How domains are found; arrays in, arrays out."""
+"""Methods that find domains; arrays in, arrays out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stimg._slide._geometry import nearest_others
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-# Each takes values (n, d), a number of domains, a seed and its own options; it returns labels and confidence (n,).
+# Each takes values (n, d), the number of domains, a seed and its own options, and returns labels and confidence (n,).
 METHODS: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
     "mixture": fit_mixture,
     "kmeans": fit_kmeans,
@@ -29,7 +29,7 @@ ATTEMPTS = 3
 def cluster(
     values: np.ndarray, n_domains: int, *, method: str, seed: int, **options: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels int64 (n,) of exactly `n_domains` clusters and confidence float64 (n,)."""
+    """Return labels of exactly `n_domains` clusters, int64 (n,), and their confidence, float64 (n,)."""
     if len(values) == 1:
         return np.zeros(1, dtype=np.int64), np.ones(1)
     for attempt in range(ATTEMPTS):
@@ -37,8 +37,8 @@ def cluster(
         if len(np.unique(labels)) == n_domains:
             return labels, confidence
     msg = (
-        f"`method={method!r}` left domains empty: {len(np.unique(labels))} of `n_domains`={n_domains} after "
-        f"{ATTEMPTS} seeds. Ask for fewer domains, or take another method."
+        f"`method={method!r}` found only {len(np.unique(labels))} of `n_domains`={n_domains} with {ATTEMPTS} seeds. "
+        "Ask for fewer domains, or try another method."
     )
     raise RuntimeError(msg)
 
@@ -46,9 +46,9 @@ def cluster(
 def choose_number(
     values: np.ndarray, candidates: Sequence[int], *, seed: int, **options: Any
 ) -> tuple[int, dict[str, float]]:
-    """Return the number of domains whose labels agree best between seeds (of equal ones the largest), and all scores.
+    """Return the number of domains whose labels agree best between seeds, the largest if tied, and all scores.
 
-    A candidate that cannot be reached with every seed is left out with a warning.
+    A number that cannot be reached with every seed is left out, with a warning.
     """
     from sklearn.metrics import adjusted_rand_score
 
@@ -64,14 +64,13 @@ def choose_number(
         msg = f"None of `candidates` {sorted(failed)} could be reached with {SEEDS} seeds. {failed[min(failed)]}"
         raise RuntimeError(msg)
     if failed:
-        msg = f"`candidates` {sorted(failed)} could not be reached with {SEEDS} seeds and were left out of the choice."
-        warn(msg)
+        warn(f"`candidates` {sorted(failed)} could not be reached with {SEEDS} seeds and were left out of the choice.")
     chosen = max(agreement, key=lambda number: (round(agreement[number], 3), number))
     return chosen, {str(number): score for number, score in agreement.items()}
 
 
 def refine_labels(labels: np.ndarray, coordinates: np.ndarray, libraries: np.ndarray, count: int) -> np.ndarray:
-    """Return the commonest label among each observation's `count` nearest of its own library and itself."""
+    """Return the most common label among each observation and its `count` nearest in the same section."""
     refined = labels.copy()
     for library in np.unique(libraries):
         rows = np.flatnonzero(libraries == library)
@@ -86,12 +85,9 @@ def refine_labels(labels: np.ndarray, coordinates: np.ndarray, libraries: np.nda
 
 
 def by_size(labels: np.ndarray, n_domains: int) -> np.ndarray:
-    """Return labels renumbered, the largest domain first; of equally large ones the one met first.
+    """Return labels renumbered from the largest domain to the smallest; equally large ones by first appearance.
 
-    Raises
-    ------
-    RuntimeError
-        A domain was lost in refinement.
+    If refinement has lost a domain, raise a `RuntimeError`.
     """
     if (left := len(np.unique(labels))) < n_domains:
         msg = f"Refinement left {left} of {n_domains} domains. Pass a smaller `refine`, or False."

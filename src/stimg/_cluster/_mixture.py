@@ -1,4 +1,4 @@
-"""Gaussian mixtures, started from k-means and by model-based hierarchical clustering."""
+"""Gaussian mixtures, started from k-means and from model-based hierarchical clustering."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ PRIOR_WEIGHT = 0.5
 def fit_mixture(
     values: np.ndarray, n_domains: int, *, seed: int, covariance: str = "tied"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Fit a mixture from several starts, keep the one with the highest likelihood; return labels and their posterior.
+    """Fit a mixture from several starts and keep the most likely one; return labels and their posterior probability.
 
-    Twenty starts are of k-means, three hierarchical, with each dimension divided by none, the root and all of its
-    standard deviation. Of more than 20,000 rows the starts see so many, and the best one is fitted on to all, or to
-    200,000 of more.
+    Twenty starts come from k-means. Three are hierarchical, with each dimension divided by its standard deviation, by
+    the root of that, or not at all. They use at most 20,000 rows; if there are more, the best fit is continued on all
+    rows, or on 200,000 of them.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
@@ -41,7 +41,7 @@ def fit_mixture(
         means = np.stack([found[labels == k].mean(0) for k in range(n_domains)])
         offset = found - means[labels]
         precision = np.linalg.inv(offset.T @ offset / len(found) + floor * np.eye(seen.shape[1]))
-        precision = (precision + precision.T) / 2  # rounding leaves it a little unsymmetric
+        precision = (precision + precision.T) / 2  # rounding errors make it slightly asymmetric
         start = {
             "weights_init": np.bincount(labels) / len(labels),
             "means_init": means,
@@ -52,41 +52,28 @@ def fit_mixture(
         warnings.simplefilter("ignore", ConvergenceWarning)
         mixture = max((one.fit(seen) for one in mixtures), key=lambda one: one.lower_bound_)
         if len(seen) < len(values):
-            start = {
-                "weights_init": mixture.weights_,
-                "means_init": mixture.means_,
-                "precisions_init": mixture.precisions_,
-            }
+            start = {f"{name}_init": getattr(mixture, f"{name}_") for name in ("weights", "means", "precisions")}
             mixture = GaussianMixture(n_domains, **start, **options).fit(values[even_rows(values, MOST_FINISHED)])
     return mixture.predict(values), mixture.predict_proba(values).max(1)
 
 
 def even_rows(values: np.ndarray, most: int) -> np.ndarray:
-    """Rows by their place along the first dimension, or of more than `most` that many evenly spaced ones."""
+    """Return the rows in the order of the first dimension, or `most` of them evenly spaced if there are more."""
     rows = np.lexsort(values.T[::-1])
     return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
 
 
 def hierarchical_start(values: np.ndarray, n_clusters: int) -> tuple[np.ndarray, np.ndarray]:
-    r"""Merge groups where that costs the least classification likelihood of Gaussians, each with its own covariance.
+    r"""Cluster `values` (n, d) by merging groups where that costs the least classification likelihood.
 
-    As mclust starts its mixtures (Fraley 1998, SIAM J Sci Comput 20:270; Scrucca and Raftery 2015, Adv Data Anal
-    Classif 9:447). Ward's method makes small groups first, so that few covariances are ever computed. A group of
+    Each group is a Gaussian with its own covariance, as in the starts of mclust (Fraley 1998, SIAM J Sci Comput 20:270;
+    Scrucca and Raftery 2015, Adv Data Anal Classif 9:447). Ward's method makes small groups first, so that few
+    covariances have to be computed. A group of
     :math:`n` observations with scatter :math:`W` in :math:`d` dimensions costs
-    :math:`n \log \det \frac{W + \nu \sigma^2 I}{n + 2 \nu}`, :math:`\nu = (d + 2) / 2`, with :math:`\sigma^2` the mean
-    variance of all, which bounds the covariance of groups of few.
+    :math:`n \log \det \frac{W + \nu \sigma^2 I}{n + 2 \nu}` with :math:`\nu = (d + 2) / 2`; :math:`\sigma^2`, the mean
+    variance of all observations, limits the covariance of small groups.
 
-    Parameters
-    ----------
-    values
-        float64 (n, d).
-    n_clusters
-        Clusters to stop at.
-
-    Returns
-    -------
-    tuple
-        Rows int64 (m,), at most 2,000, evenly along the first dimension, and their clusters int64 (m,).
+    Return at most 2,000 rows int64 (m,), evenly along the first dimension, and their `n_clusters` clusters int64 (m,).
     """
     from sklearn.cluster import AgglomerativeClustering
 

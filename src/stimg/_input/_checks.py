@@ -22,10 +22,8 @@ PACKAGE = str(Path(__file__).parents[1])
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# No logarithm of a count, to whatever base and target sum in use, comes near.
-LARGEST_LOG = 50
+LARGEST_LOG = 50  # logarithms of counts stay far below this, for every base and target sum in use
 LARGEST_FLOAT = float(np.finfo(np.float32).max)
-
 
 KEYS = ("key", "key_added", "layer", "library", "library_id", "image_key_added", "gene_key_added", "name", "title")
 IDENTIFIERS = ("study", "revision", "sha256")
@@ -34,15 +32,11 @@ COUNTS = ("stride", "batch_size", "max_steps", "early_stopping")
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """Check those arguments of a public function whose meaning follows from their name, before it runs.
+    """Check the arguments of a public function whose meaning follows from their name, before the function runs.
 
-    Keys are strings, seeds integers or generators, paths strings or paths, some counts positive integers, and switches
-    (whose default is `True` or `False`, and which take nothing else) bool. `None` is taken where it is the default.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Naming the argument.
+    Keys must be strings, seeds integers or generators, paths strings or paths, some counts positive integers, and
+    switches (annotated as `bool`) `True` or `False`. The default is always accepted. Otherwise a `TypeError` or
+    `ValueError` names the argument.
     """
     signature = inspect.signature(function)
 
@@ -50,7 +44,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             given = signature.bind(*args, **kwargs).arguments
-        except TypeError:  # Python says best what is missing or too much
+        except TypeError:  # Python's own message says which argument is missing or unexpected
             return function(*args, **kwargs)
         for name, value in given.items():
             parameter = signature.parameters[name]
@@ -62,19 +56,18 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _check_argument(name: str, value: object, switch: bool) -> None:
+    number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else -1
     if name in KEYS + IDENTIFIERS or name.endswith(("_key", "_layer")):
         wanted, right = "a string", isinstance(value, str) and value != ""
     elif name in PATHS:
         wanted, right = "a path", isinstance(value, str | os.PathLike) and value != ""
-    elif name in ("rng", "seed"):
-        wanted = "a non-negative integer" + (", a numpy Generator or None" if name == "rng" else "")
-        right = isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
-        right |= name == "rng" and (value is None or isinstance(value, np.random.Generator))
+    elif name == "seed":
+        wanted, right = "a non-negative integer", number >= 0
+    elif name == "rng":
+        wanted = "a non-negative integer, a numpy Generator or None"
+        right = number >= 0 or value is None or isinstance(value, np.random.Generator)
     elif name in COUNTS:
-        wanted, right = (
-            "an integer above 0",
-            isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0,
-        )
+        wanted, right = "an integer above 0", number > 0
     else:
         wanted, right = "True or False", not switch or isinstance(value, bool | np.bool_)
     if not right:
@@ -83,7 +76,7 @@ def _check_argument(name: str, value: object, switch: bool) -> None:
 
 
 def warn(message: str) -> None:
-    """Warn at the line of the user's code that called stimg, however many calls lie between."""
+    """Issue a warning that points to the line of the user's code that called stimg."""
     level, frame = 1, inspect.currentframe()
     while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
         level, frame = level + 1, frame.f_back
@@ -91,31 +84,29 @@ def warn(message: str) -> None:
 
 
 def check_choice(name: str, value: object, choices: Collection[str]) -> None:
-    """Refuse a value that is none of `choices`."""
+    """Refuse a value that is not one of `choices`."""
     if not isinstance(value, str) or value not in choices:
         msg = f"Expected `{name}` to be one of {list(choices)}, found {value!r}."
         raise ValueError(msg)
 
 
-def check_positive_int(name: str, value: object, minimum: int = 1, maximum: int | None = None) -> None:
-    """Refuse what is no integer of at least `minimum` and at most `maximum`."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < minimum:
-        msg = f"Expected `{name}` to be an integer of at least {minimum}, found {value!r}."
-        raise ValueError(msg)
-    if maximum is not None and int(value) > maximum:
-        msg = f"Expected `{name}` to be an integer of at most {maximum}, found {value!r}."
+def check_positive_int(name: str, value: object, minimum: int = 1, maximum: float = np.inf) -> None:
+    """Refuse anything but an integer from `minimum` to `maximum`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or not minimum <= int(value) <= maximum:
+        limits = f"of at least {minimum}" if maximum == np.inf else f"from {minimum} to {maximum}"
+        msg = f"Expected `{name}` to be an integer {limits}, found {value!r}."
         raise ValueError(msg)
 
 
 def check_positive(name: str, value: Any) -> None:
-    """Raise unless `value` is a finite number above 0."""
+    """Refuse anything but a finite number above 0."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < value < np.inf:
         msg = f"Expected `{name}` to be a positive number, found {value!r}."
         raise ValueError(msg)
 
 
 def check_gene_list(genes: Any) -> None:
-    """Refuse what is no list of names; one string is none either."""
+    """Refuse anything but a list of names, a single string included."""
     if isinstance(genes, str):
         msg = f"Expected `genes` to be a list of gene names, found the string {genes!r}. Pass `genes=[{genes!r}]`."
         raise TypeError(msg)
@@ -125,7 +116,7 @@ def check_gene_list(genes: Any) -> None:
 
 
 def check_strings(name: str, values: Any) -> list[str]:
-    """Return one string or several as a list, or refuse what is neither."""
+    """Return one or several strings as a list; refuse anything else."""
     found = [values] if isinstance(values, str) else list(values) if np.iterable(values) else [values]
     if isinstance(values, dict) or not all(isinstance(value, str) for value in found):
         msg = f"Expected `{name}` to be a string or a list of strings, found {values!r}."
@@ -134,22 +125,22 @@ def check_strings(name: str, values: Any) -> list[str]:
 
 
 def check_names(name: str, values: Any, count: int) -> None:
-    """Refuse what are not as many names as there are slides."""
+    """Refuse anything but one name for each of `count` slides."""
     named = isinstance(values, list | tuple | np.ndarray | pd.Index | pd.Series)
     if not named or len(values) != count or not all(isinstance(value, str) for value in values):
-        msg = f"Expected one name a slide in `{name}`: {count} slides, found {values!r}."
+        msg = f"Expected one name per slide in `{name}` ({count} slides), found {values!r}."
         raise ValueError(msg)
 
 
 def check_made_by(name: str, value: Any, kind: type, maker: str) -> None:
-    """Refuse what was not made by another function of stimg."""
+    """Refuse anything but an object of the kind that `maker` returns."""
     if not isinstance(value, kind):
         msg = f"Expected `{name}` from `{maker}`, found {type(value).__name__}."
         raise TypeError(msg)
 
 
 def check_training(max_epochs: int, val_fraction: float, resume: str | Path | None) -> None:
-    """Raise unless these arguments of a training function can be used."""
+    """Check the arguments that all training functions share."""
     check_positive_int("max_epochs", max_epochs)
     if not 0 <= val_fraction < 1:
         msg = f"Expected `val_fraction` in [0, 1), found {val_fraction}."
@@ -159,15 +150,25 @@ def check_training(max_epochs: int, val_fraction: float, resume: str | Path | No
         raise FileNotFoundError(msg)
 
 
-def check_obsm(table: AnnData, key: str, *, advice: str = "") -> None:
-    """Refuse a key that is not in `.obsm`."""
-    if not isinstance(key, str) or key not in table.obsm:
-        msg = f"Key {key!r} not found in `adata.obsm`. Available keys: {list(table.obsm)}. {advice}".rstrip()
+def _check_key(key: str, slot: str, available: Collection[str], *, argument: str = "", advice: str = "") -> None:
+    if not isinstance(key, str) or key not in available:
+        named = f"{key!r} (`{argument}`)" if argument else repr(key)
+        msg = f"Key {named} not found in `adata.{slot}`. Available keys: {list(available)}. {advice}".rstrip()
         raise KeyError(msg)
 
 
+def check_obsm(table: AnnData, key: str, *, advice: str = "") -> None:
+    """Refuse a key that is not in `.obsm`."""
+    _check_key(key, "obsm", table.obsm, advice=advice)
+
+
+def check_obs_key(table: AnnData, key: str, *, argument: str = "key", advice: str = "") -> None:
+    """Refuse a key that is not in `.obs`."""
+    _check_key(key, "obs", table.obs.columns, argument=argument, advice=advice)
+
+
 def check_embedding(table: AnnData, key: str) -> np.ndarray:
-    """Return the finite embedding float64 (n_obs, d) in `.obsm[key]`, or refuse it."""
+    """Return the embedding in `.obsm[key]`, float64 (n_obs, d); refuse one that is missing or not finite."""
     check_obsm(table, key, advice="Run `stimg.tl.embed(adata, model)` first.")
     found = table.obsm[key]
     values = np.asarray(found.toarray() if sparse.issparse(found) else found)
@@ -188,27 +189,18 @@ def check_embedding(table: AnnData, key: str) -> np.ndarray:
 
 
 def check_finite(name: str, values: np.ndarray) -> None:
-    """Refuse results with NaN or infinite values, before they are written."""
+    """Refuse results with NaN or infinite values before they are written."""
     if not np.isfinite(values).all():
         bad = int((~np.isfinite(values)).reshape(len(values), -1).any(1).sum())
         msg = (
             f"{name[0].upper()}{name[1:]} came out with NaN or infinite values in {bad:,} of {len(values):,} rows. "
-            "Check expression for extreme values, and the model's weights."
+            "Check the expression for extreme values, and the model's weights."
         )
         raise ValueError(msg)
 
 
-def check_obs_key(table: AnnData, key: str, *, argument: str = "key", advice: str = "") -> None:
-    """Refuse a key that is not in `.obs`."""
-    if key not in table.obs:
-        msg = (
-            f"Key {key!r} (`{argument}`) not found in `adata.obs`. Available keys: {list(table.obs.columns)}. {advice}"
-        ).rstrip()
-        raise KeyError(msg)
-
-
 def check_library_key(table: AnnData, library_key: str | None) -> None:
-    """Refuse a library column that is not there or has missing values."""
+    """Refuse a `library_key` that is not in `.obs` or has missing values."""
     if library_key is None:
         return
     check_obs_key(table, library_key, argument="library_key")
@@ -226,7 +218,7 @@ def check_var_unique(table: AnnData) -> None:
 
 
 def check_coordinates(table: AnnData, key: str) -> np.ndarray:
-    """Return finite coordinates float64 (n_obs, 2) from `.obsm[key]`, or refuse them."""
+    """Return the coordinates in `.obsm[key]`, float64 (n_obs, 2); refuse them if missing or not finite."""
     check_obsm(table, key, advice="Give the coordinates' key as `spatial_key`.")
     values = np.asarray(table.obsm[key])
     if values.ndim != 2 or values.shape[1] < 2:
@@ -243,36 +235,29 @@ def check_coordinates(table: AnnData, key: str) -> np.ndarray:
 
 
 def get_layer(table: AnnData, layer: str | None) -> Any:
-    """Return `.X`, or the layer asked for."""
+    """Return the layer, or `.X` if `layer` is `None`."""
     if layer is None:
         if table.X is None:
             msg = f"`adata.X` is empty. Name a `layer`; available: {list(table.layers)}."
             raise KeyError(msg)
         return table.X
-    if layer not in table.layers:
-        msg = f"Key {layer!r} (`layer`) not found in `adata.layers`. Available keys: {list(table.layers)}."
-        raise KeyError(msg)
+    _check_key(layer, "layers", table.layers, argument="layer")
     return table.layers[layer]
 
 
 def check_expression(values: Any, scale: str, *, name: str = "X") -> sparse.csr_array:
-    """Check that expression fits the scale that the user named, and return it as CSR float32.
+    """Check that expression has the scale that the user named, and return it as CSR float32.
 
-    Parameters
-    ----------
-    values
-        Dense, CSR or CSC, of any real dtype; not modified.
-    scale
-        `"counts"`: non-negative integers (of any dtype). `"log"`: non-negative log-normalised values, not all integer.
-    name
-        Where the values come from, for messages.
+    `values` may be dense, CSR or CSC of any real dtype, and are not modified. `"counts"` are non-negative integers (of
+    any dtype), `"log"` non-negative log-normalised values that are not all integer. `name` says in messages where the
+    values come from.
 
     Raises
     ------
     TypeError
-        Values that are no real numbers, or not in memory.
+        The values are not real numbers, or not in memory.
     ValueError
-        NaN, infinite or negative values; log data named counts, or counts or values without logarithm named log.
+        Some values are NaN, infinite, negative or too large for float32, or the scale is not the one named.
     """
     check_choice("scale", scale, ("counts", "log"))
     if not sparse.issparse(values) and not isinstance(values, np.ndarray) and not isinstance(values, list):
@@ -288,12 +273,9 @@ def check_expression(values: Any, scale: str, *, name: str = "X") -> sparse.csr_
 
 
 def check_block(values: Any, scale: str, *, name: str) -> tuple[sparse.csr_array, bool, float]:
-    """Check some rows of expression, as far as these tell, and return them as CSR float32.
+    """Check a block of rows of expression and return it as CSR float32.
 
-    Returns
-    -------
-    tuple
-        The rows, whether all values are integers, and the largest; `check_log` judges these two of all rows together.
+    Also return whether all of its values are integers, and the largest: `check_log` judges these for all rows together.
     """
     if not sparse.issparse(values):
         values = np.asarray(values)
@@ -310,26 +292,26 @@ def check_block(values: Any, scale: str, *, name: str) -> tuple[sparse.csr_array
         raise ValueError(msg)
     if (data < 0).any():
         msg = (
-            f"`adata.{name}` has {int((data < 0).sum())} negative values (least {data.min():g}); expression must not "
-            "be scaled or centred. Give raw counts or log-normalised values, e.g. by `layer=`."
+            f"`adata.{name}` has {int((data < 0).sum())} negative values (lowest {data.min():g}); expression must not "
+            "be scaled or centred. Give raw counts or log-normalised values, e.g. with `layer=`."
         )
         raise ValueError(msg)
-    if data.size and float(data.max()) > LARGEST_FLOAT:
-        msg = f"`adata.{name}` has values up to {data.max():g}, beyond what 32 bits hold. Correct or rescale them."
+    largest = float(data.max()) if data.size else 0.0
+    if largest > LARGEST_FLOAT:
+        msg = f"`adata.{name}` has values up to {largest:g}, too large for float32. Correct or rescale them."
         raise ValueError(msg)
     integer = bool(np.issubdtype(data.dtype, np.integer) or (data == np.rint(data)).all())
-    largest = float(data.max()) if data.size else 0.0
     if scale == "counts" and not integer:
         msg = (
-            f"Expected raw counts in `adata.{name}` for `scale='counts'`, found values that are no integers "
-            f"(largest {largest:g}). Pass `scale='log'` for log-normalised data, or name the `layer` with counts."
+            f"Expected raw counts in `adata.{name}` for `scale='counts'`, found non-integer values (largest "
+            f"{largest:g}). Pass `scale='log'` for log-normalised data, or name the `layer` with counts."
         )
         raise ValueError(msg)
     return sparse.csr_array(matrix, dtype=np.float32) if matrix.dtype != np.float32 else matrix, integer, largest
 
 
 def check_log(integer: bool, largest: float, *, name: str) -> None:
-    """Refuse log-normalised values that are all integers, or larger than logarithms are."""
+    """Refuse log-normalised values that are all integers, or too large to be logarithms."""
     if integer and largest > 1:
         msg = (
             f"Expected log-normalised values in `adata.{name}` for `scale='log'`, found integers up to {largest:g}. "

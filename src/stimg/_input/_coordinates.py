@@ -1,4 +1,4 @@
-"""Array indices, coordinates and their unit, as a table or a SpatialData holds them."""
+"""Array indices, coordinates and their unit, from a table or a SpatialData."""
 
 from __future__ import annotations
 
@@ -22,18 +22,16 @@ MOST_OFF = 0.2
 
 
 def array_indices(table: AnnData) -> np.ndarray | None:
-    """Return int64 (n_obs, 2) array row and column, `None` where the table has none."""
-    if _keys.ARRAY_ROW not in table.obs or _keys.ARRAY_COL not in table.obs:
+    """Return array row and column, int64 (n_obs, 2), or `None` if the table has none."""
+    keys = (_keys.ARRAY_ROW, _keys.ARRAY_COL)
+    if any(key not in table.obs for key in keys):
         return None
-    columns = [
-        pd.to_numeric(table.obs[key].astype(object), errors="coerce") for key in (_keys.ARRAY_ROW, _keys.ARRAY_COL)
-    ]
+    columns = [pd.to_numeric(table.obs[key].astype(object), errors="coerce") for key in keys]
     values = np.column_stack([column.to_numpy(dtype=np.float64) for column in columns])
-    bad = (~np.isfinite(values) | (values != np.rint(values))).any(1)
-    if bad.any():
+    if bad := int((~np.isfinite(values) | (values != np.rint(values))).any(1).sum()):
         msg = (
-            f"Expected integers in `adata.obs['array_row']` and `['array_col']`, found {int(bad.sum())} observations "
-            "with NaN, text or fractions. Correct them, or pass `platform='free'` to go by the coordinates."
+            f"Expected integers in `adata.obs['array_row']` and `['array_col']`, found {bad} observations "
+            "with NaN, text or fractions. Correct them, or pass `platform='free'` to use the coordinates."
         )
         raise ValueError(msg)
     return values.astype(np.int64)
@@ -42,18 +40,15 @@ def array_indices(table: AnnData) -> np.ndarray | None:
 def coordinates_of(
     adata: AnnData | SpatialData, table: AnnData, key: str, *, optional: bool
 ) -> tuple[np.ndarray | None, bool]:
-    """Coordinates float64 (n_obs, 2), and whether they were derived from a SpatialData's element."""
-    if key in table.obsm:
-        return check_coordinates(table, key), False
-    if table is not adata and "spatialdata_attrs" in table.uns:
+    """Return coordinates float64 (n_obs, 2), and whether they were derived from an element of a SpatialData."""
+    missing = key not in table.obsm
+    if missing and table is not adata and "spatialdata_attrs" in table.uns:
         return _centroids(adata, table), True
-    if optional:
-        return None, False
-    return check_coordinates(table, key), False
+    return None if missing and optional else check_coordinates(table, key), False
 
 
 def _centroids(sdata: Any, table: AnnData) -> np.ndarray:
-    """Centroids of the shapes, points or labels that a SpatialData's table annotates, in the table's order."""
+    """Return the centroids of the shapes, points or labels that the table annotates, in the order of its rows."""
     from spatialdata import get_centroids
     from spatialdata.transformations import get_transformation
 
@@ -73,7 +68,7 @@ def _centroids(sdata: Any, table: AnnData) -> np.ndarray:
         coordinates[rows] = points.reindex(instances[rows])[["x", "y"]].to_numpy()
     if bad := int(np.isnan(coordinates).any(1).sum()):
         msg = (
-            f"{bad} of {table.n_obs} rows of the table annotate no instance of {list(dict.fromkeys(regions))}. "
+            f"{bad} of {table.n_obs} rows of the table do not annotate an instance of {list(dict.fromkeys(regions))}. "
             "Correct the instance key, or remove these rows."
         )
         raise ValueError(msg)
@@ -83,15 +78,11 @@ def _centroids(sdata: Any, table: AnnData) -> np.ndarray:
 def units_of(
     table: AnnData, platform: str, libraries: list[str], pitch: np.ndarray, given: float | None, table_key: str | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Micrometres per unit of each library's coordinates, and of its pitch, float64 (n_libraries,); NaN if unknown.
+    """Return micrometres per unit of each section's coordinates, and per pitch, float64 (n_libraries,); NaN if unknown.
 
-    What the user gives; else the platform's pitch, or the side of its bins, over the measured `pitch`; else
-    `microns_per_pixel` of `.uns["spatial"]`; else the unit that all files of the platform have.
-
-    Raises
-    ------
-    ValueError
-        The value given is far from that of the platform's array.
+    The first that is known counts: the value `given` by the user (a `ValueError` if it is far from that of the
+    platform's array); the platform's pitch, or the side of its bins, divided by the measured `pitch`;
+    `microns_per_pixel` in `.uns["spatial"]`; the unit that all files of the platform have.
     """
     known = PLATFORMS[platform]
     pitch_um = _bin_um(platform, table, [table_key or "", *libraries]) if known.binned else known.pitch_um
@@ -115,7 +106,7 @@ def units_of(
 
 
 def _bin_um(platform: str, table: AnnData, names: list[str]) -> float:
-    """Side of a bin in micrometres where names (Visium HD) or `.uns["bin_size"]` (Stereo-seq) tell it, else NaN."""
+    """Return the side of a bin in micrometres, from names (Visium HD) or `.uns["bin_size"]` (Stereo-seq), or NaN."""
     if platform == "stereo_seq":
         size = table.uns.get("bin_size")
         return float(size) * STEREO_SEQ_UM if isinstance(size, Real) else np.nan

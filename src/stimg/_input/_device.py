@@ -1,4 +1,4 @@
-"""Where torch computes, and from which seed: one answer for training and for use."""
+"""The device that torch computes on, and its seed, for training and for use alike."""
 
 from __future__ import annotations
 
@@ -14,15 +14,10 @@ if TYPE_CHECKING:
 
 
 def resolve_device(device: str, *, here: bool = True) -> str:
-    """Return the device that is meant: `"cpu"`, `"cuda"`, `"cuda:1"` or `"mps"`.
+    """Return `"cpu"`, `"cuda"`, `"cuda:1"` or `"mps"`; a `ValueError` if this machine does not have that device.
 
-    `"auto"` is that of `stimg.settings.device`, and where this is `"auto"` too, the accelerator that is present. For
-    other machines (`here=False`) only the name is checked, and `"auto"` is the CPU.
-
-    Raises
-    ------
-    ValueError
-        No name of a device, or one that this machine does not have.
+    `"auto"` means `stimg.settings.device` or, if that is `"auto"` too, the accelerator of this machine. For another
+    machine (`here=False`) only the name is checked, and `"auto"` means the CPU.
     """
     import torch
 
@@ -52,7 +47,7 @@ def resolve_device(device: str, *, here: bool = True) -> str:
 
 @cache
 def _survive_forks() -> None:
-    """Let a child that is forked after torch has computed use one thread; it would wait for ever for the parent's."""
+    """Give processes forked from now on one thread: they would wait for the threads of their parent for ever."""
     import torch
 
     if hasattr(os, "register_at_fork"):
@@ -61,7 +56,7 @@ def _survive_forks() -> None:
 
 @contextmanager
 def seeded(seed: int, device: str = "cpu") -> Iterator[None]:
-    """Draw torch's random numbers on this device from `seed`, and leave the random states of the user as they were."""
+    """Draw torch's random numbers on this device from `seed`, and leave the user's own random states as they were."""
     import torch
 
     kind = device.partition(":")[0]

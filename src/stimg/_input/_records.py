@@ -1,4 +1,4 @@
-"""What each step said of itself in `.uns["stimg"]`, and what later steps take from there."""
+"""The records of each step in `.uns["stimg"]`, and the defaults that later steps take from them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def write_record(table: AnnData, step: str, key: str, params: dict[str, Any]) -> None:
-    """Set `.uns["stimg"][key]`, the record of what was written under `key`, and keep the records of other keys.
+    """Record what was written under `key` in `.uns["stimg"][key]`, and as the step's last run in `.uns["stimg"][step]`.
 
-    `.uns["stimg"][step]` is the record of the step's last run.
+    The records of other keys are kept.
     """
     from stimg import __version__
 
@@ -28,31 +28,25 @@ def write_record(table: AnnData, step: str, key: str, params: dict[str, Any]) ->
 
 
 def read_record(table: AnnData, step: str, key: str | None = None) -> dict[str, Any]:
-    """Return the record of what a step wrote under `key`, or of the step's last run; empty where there is none."""
+    """Return the record of what a step wrote under `key`, or of its last run; empty if there is none."""
     records = table.uns.get(_keys.UNS, {})
     last = records.get(step, {})
     if key is None or key == step:
         return last
-    # Objects written before records were kept by key have that of the last run alone.
+    # Objects from before there was a record for each key only have that of the last run.
     return records.get(key, last if last.get("key_added", key) == key else {})
 
 
 def said(table: AnnData, name: str, given: str | None, default: str | None = None) -> str | None:
-    """Return `library_key` or `spatial_key` as given, else as :func:`stimg.pp.to_lattice` was told, else `default`."""
+    """Return `library_key` or `spatial_key` as given, else as given to :func:`stimg.pp.to_lattice`, else `default`."""
     return given if given is not None else read_record(table, _keys.STEP_LATTICE).get(name) or default
 
 
 def section_codes(tables: Sequence[AnnData], library_key: str | None) -> np.ndarray:
-    """Return the number of each observation's section, int64 (n_obs of all,), by `library_key` or the lattice.
+    """Return the number of each observation's section, int64 (n_obs of all tables,), by `library_key` or the lattice.
 
-    Sections of different tables are different ones.
-
-    Raises
-    ------
-    KeyError
-        No such column.
-    ValueError
-        Missing values in it.
+    Different tables never share a section. A `KeyError` says that the column is missing, a `ValueError` that it has
+    missing values.
     """
     names = []
     for number, table in enumerate(tables):
@@ -64,7 +58,7 @@ def section_codes(tables: Sequence[AnnData], library_key: str | None) -> np.ndar
 
 
 def said_expression(table: AnnData, layer: str | None, scale: str | None) -> tuple[str | None, str]:
-    """Return the layer and the scale of expression as given, else as :func:`stimg.pp.select_genes` was told."""
+    """Return the layer and scale of the expression as given, else as given to :func:`stimg.pp.select_genes`."""
     recorded = read_record(table, _keys.STEP_GENES)
     if scale is None:
         return layer or recorded.get("layer") or None, recorded.get("scale", "counts")

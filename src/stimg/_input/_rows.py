@@ -1,10 +1,11 @@
-"""Expression in chunks of rows, wherever it is stored."""
+"""Expression read in blocks of rows, wherever it is stored."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
 import weakref
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,6 @@ from stimg._settings import settings
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from io import FileIO
-    from pathlib import Path
 
 NONZEROS_A_BLOCK = 2**23
 NONZEROS_AT_ONCE = 2**18
@@ -24,20 +24,15 @@ DENSE_A_BLOCK = 2**24
 
 
 def is_stored(values: Any) -> bool:
-    """Tell whether a matrix is somewhere else than in memory: a backed file, zarr, or a dask array."""
+    """Tell whether a matrix is not in memory: a backed file, zarr, or a dask array."""
     return not (sparse.issparse(values) or isinstance(values, np.ndarray))
 
 
 def checked_rows(values: Any, scale: str, *, name: str = "X") -> Iterator[sparse.csr_array]:
-    """Yield expression in chunks of rows as CSR float32, checked as by `check_expression`.
+    """Yield expression in blocks of rows as CSR float32, with the checks and errors of `check_expression`.
 
-    Of a matrix in memory one chunk, the matrix itself where it is such a CSR; of others as many non-zeros as fit a
-    chunk, or for dask the rows of its own chunks.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `check_expression`; a sparse matrix that is stored by columns.
+    A matrix in memory is one block (itself, if it is such a CSR). A dask array is read by its own chunks, any other
+    stored matrix in blocks of limited size; a sparse one that is stored by columns is a `TypeError`.
     """
     if not is_stored(values):
         yield check_expression(values, scale, name=name)
@@ -57,28 +52,25 @@ def checked_rows(values: Any, scale: str, *, name: str = "X") -> Iterator[sparse
 
 
 def read_rows(values: Any, scale: str, *, name: str = "X") -> sparse.csr_array:
-    """Return checked expression as CSR float32: in memory what is there, memory-mapped what is not."""
+    """Return checked expression as CSR float32, memory-mapped if it is not in memory."""
     return collect_rows(checked_rows(values, scale, name=name), values.shape[1], mapped=is_stored(values))
 
 
 def collect_rows(blocks: Iterable[sparse.csr_array], n_columns: int, *, mapped: bool) -> sparse.csr_array:
-    """Return blocks of rows as one matrix float32, in memory or memory-mapped.
+    """Join blocks of rows to one float32 matrix, in memory or memory-mapped.
 
-    A mapped one is written to files in the cache. The system reads their pages when they are needed and drops them
-    when memory is. The files go with the last use.
-
-    Raises
-    ------
-    OSError
-        The disk is full.
+    A mapped matrix lies in files in the cache (an `OSError` if the disk is full). The system loads their pages when
+    they are read and drops them when memory runs short. The files are removed after their last use.
     """
     if not mapped:
         parts = list(blocks)
         return parts[0] if len(parts) == 1 else sparse.csr_array(sparse.vstack(parts, format="csr"))
-    folder = _temporary_folder()
+    cache = settings.cachedir / "expression"
+    cache.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=cache))
     ends = [np.zeros(1, dtype=np.int64)]
     try:
-        # Unbuffered, so that a full disk is an error of the write and not of the closing.
+        # Unbuffered, so that a full disk is noticed while writing and not while closing.
         with (folder / "data").open("wb", 0) as data, (folder / "indices").open("wb", 0) as indices:
             for block in blocks:
                 _write(data, block.data, np.float32)
@@ -101,8 +93,8 @@ def _write(file: FileIO, values: np.ndarray, dtype: Any) -> None:
             rest = rest[file.write(rest.data) :]
     except OSError as e:
         msg = (
-            f"Expression could not be kept in {file.name!r} ({e}). Make room there, eight bytes a non-zero, or name "
-            "another folder with `stimg.settings.cachedir`."
+            f"Could not write expression to {file.name!r} ({e}). Make room there (8 bytes per non-zero value), or set "
+            "`stimg.settings.cachedir` to another folder."
         )
         raise OSError(msg) from e
 
@@ -113,7 +105,7 @@ def is_mapped(matrix: sparse.csr_array) -> bool:
 
 
 def row_blocks(matrix: sparse.csr_array) -> Iterator[tuple[slice, sparse.csr_array]]:
-    """Yield the rows of a matrix in blocks whose non-zeros fit the caches, without a copy; small matrices whole."""
+    """Yield a matrix in blocks of rows that fit the processor's caches, without copying; small matrices whole."""
     for start, stop in by_nonzeros(matrix.indptr, NONZEROS_AT_ONCE):
         if stop - start == matrix.shape[0]:
             yield slice(start, stop), matrix
@@ -124,14 +116,14 @@ def row_blocks(matrix: sparse.csr_array) -> Iterator[tuple[slice, sparse.csr_arr
 
 
 def _view(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, n_columns: int) -> sparse.csr_array:
-    """Make a CSR of these very arrays; scipy's constructor copies views and casts maps."""
+    """Make a CSR that shares these arrays; scipy's constructor would copy views and cast maps."""
     matrix = sparse.csr_array((len(indptr) - 1, n_columns), dtype=data.dtype)
     matrix.data, matrix.indices, matrix.indptr = data, indices, indptr
     return matrix
 
 
 def by_nonzeros(indptr: np.ndarray, most: int | None = None) -> Iterator[tuple[int, int]]:
-    """Yield ranges of rows with about `most` non-zeros each, by default `NONZEROS_A_BLOCK`, at least one row."""
+    """Yield ranges of at least one row with at most about `most` non-zeros, `NONZEROS_A_BLOCK` by default."""
     most = most or NONZEROS_A_BLOCK
     start, n_rows = 0, len(indptr) - 1
     while start < n_rows:
@@ -142,7 +134,7 @@ def by_nonzeros(indptr: np.ndarray, most: int | None = None) -> Iterator[tuple[i
 
 
 def _row_ranges(values: Any) -> Iterator[tuple[int, int]]:
-    """Yield ranges of rows of a stored matrix that are read at once."""
+    """Yield the ranges of rows of a stored matrix that are each read at once."""
     n_rows, n_columns = values.shape
     if hasattr(values, "dask"):
         stops = np.cumsum(values.chunks[0]).tolist()
@@ -158,27 +150,18 @@ def _check_layout(values: Any, name: str) -> None:
     """Refuse a matrix that cannot be read by rows."""
     if getattr(values, "format", "csr") != "csr":
         msg = (
-            f"Expected `adata.{name}` stored by rows (CSR), found {values.format}, of which rows cannot be read. Load "
-            "it (`adata.to_memory()`), or write it again as CSR."
+            f"Expected `adata.{name}` stored by rows (CSR), found {values.format}, which cannot be read by rows. "
+            "Load it (`adata.to_memory()`), or write it again as CSR."
         )
         raise TypeError(msg)
     if hasattr(values, "dask") and not np.isfinite(np.array(values.chunks[0], dtype=float)).all():
-        msg = f"Expected a dask array of known chunks in `adata.{name}`. Call `.compute_chunk_sizes()` on it first."
+        msg = f"Expected a dask array with known chunks in `adata.{name}`. Call `.compute_chunk_sizes()` on it first."
         raise TypeError(msg)
     if not hasattr(values, "shape") or not hasattr(values, "__getitem__"):
         msg = f"Expected a matrix in `adata.{name}`, found {type(values).__name__}."
         raise TypeError(msg)
 
 
-def _temporary_folder() -> Path:
-    """Make a folder of its own in the cache."""
-    from pathlib import Path
-
-    folder = settings.cachedir / "expression"
-    folder.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(dir=folder))
-
-
 def _mapped(path: Path, dtype: type) -> np.ndarray:
-    """Map a file; an empty one cannot be."""
+    """Map a file into memory, or return an empty array if it is empty."""
     return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype=dtype)

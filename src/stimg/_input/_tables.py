@@ -1,4 +1,4 @@
-"""From what the user passed to the table that is read and written."""
+"""From the object that the user passed to the table that is read and written."""
 
 from __future__ import annotations
 
@@ -14,14 +14,7 @@ if TYPE_CHECKING:
 
 
 def resolve_table(adata: AnnData | SpatialData, table_key: str | None = None, *, copy: bool = False) -> AnnData:
-    """Return the AnnData itself, or the table of a SpatialData.
-
-    Parameters
-    ----------
-    adata, table_key
-        As given by the user.
-    copy
-        Whether the user asks for a copy.
+    """Return the AnnData itself, or the table of a SpatialData; `copy` says whether the user asked for a copy.
 
     Raises
     ------
@@ -30,8 +23,8 @@ def resolve_table(adata: AnnData | SpatialData, table_key: str | None = None, *,
     KeyError
         There is no table `table_key`.
     ValueError
-        Several tables and no `table_key`, no observations, annotation that is not in memory, or a copy or a view of an
-        AnnData that is backed by a file.
+        There are several tables and no `table_key`, no observations or genes, annotations that are not in memory, or an
+        AnnData that is backed by a file and is a view or to be copied.
     """
     if isinstance(adata, AnnData):
         table = adata
@@ -41,8 +34,8 @@ def resolve_table(adata: AnnData | SpatialData, table_key: str | None = None, *,
         msg = f"Expected an AnnData or SpatialData, found {type(adata).__name__}."
         raise TypeError(msg)
     if table.isbacked and (copy or table.is_view):
-        what = "a view of one" if table.is_view else "one to copy"
-        msg = f"Expected an AnnData in memory, found {what} backed by a file. Call `adata = adata.to_memory()` first."
+        what = "use a view of" if table.is_view else "copy"
+        msg = f"Cannot {what} an AnnData that is backed by a file. Call `adata = adata.to_memory()` first."
         raise ValueError(msg)
     if not isinstance(table.obs, pd.DataFrame) or not isinstance(table.var, pd.DataFrame):
         msg = (
@@ -60,7 +53,7 @@ def resolve_table(adata: AnnData | SpatialData, table_key: str | None = None, *,
 def distinct_tables(
     given: Sequence[AnnData | SpatialData], table_key: str | None, *, copy: bool = False
 ) -> list[AnnData]:
-    """Return the tables of several slides, as `resolve_table`, or refuse none and one given twice."""
+    """Return the tables of several slides by `resolve_table`; refuse an empty list and a slide given twice."""
     if not given:
         msg = "Expected at least one slide in `adata`, found an empty list."
         raise ValueError(msg)
@@ -87,13 +80,13 @@ def prepare(
 ) -> tuple[AnnData, AnnData | SpatialData | None]:
     """Return the table to write to, and what the public function returns: `None`, or the changed copy.
 
-    Called once everything is computed. A view becomes an object of its own, as in scanpy, so that its parent stays as
-    it is.
+    Call this once everything is computed. A view becomes an object of its own, as in scanpy, so that its parent is not
+    changed.
     """
     if not copy:
         table = resolve_table(adata, table_key)
         if table.is_view:
-            table.uns = table.uns.copy()  # any write makes an object of its own of a view
+            table.uns = table.uns.copy()  # any write turns a view into an object of its own
         return table, None
     if isinstance(adata, AnnData):
         result: Any = adata.copy()

@@ -1,4 +1,4 @@
-"""Threads of BLAS and OpenMP, which wait for each other more than they work where problems are small."""
+"""Threads of BLAS and OpenMP, which on small problems spend more time waiting for each other than working."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TURNS = threading.RLock()
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Run BLAS and OpenMP on one thread. The limit is that of the whole process, so that callers take turns."""
+    """Run BLAS and OpenMP on one thread. The limit holds for the whole process, so callers take turns."""
     from threadpoolctl import threadpool_limits
 
     with TURNS, threadpool_limits(1):
@@ -23,15 +23,15 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def threads_apart() -> Iterator[int]:
-    """Give the number of torch's threads, for as many tasks side by side, each of which computes on one alone.
+    """Yield the number of torch's threads, and let each of as many tasks side by side compute on a single one.
 
-    Threads that share one operation spin while they wait for the slowest: beside another busy process that takes many
+    Threads that share one operation spin while they wait for the slowest, which beside another busy process takes many
     times as long.
     """
     import torch
 
     number = torch.get_num_threads()
-    torch.set_num_threads(1)  # also that of threads which start from now on
+    torch.set_num_threads(1)  # also holds for threads that start later
     try:
         yield number
     finally:

@@ -1,4 +1,4 @@
-"""Choose the kind of lattice, its pitch and its name from the data."""
+"""The kind of lattice, its pitch and its name, chosen from the data."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ FEWEST_TO_TELL = 8
 
 
 def kind_with_pitch(kind: str | None, array: np.ndarray | None) -> str:
-    """Refuse a pitch where spots have a place on an array; a pitch means bins of the coordinates."""
+    """Return `"free"`, since a pitch means binned coordinates; refuse it for spots that lie on an array."""
     if array is not None or kind == "hex":
         msg = (
-            "Expected no `pitch` for a slide with array positions, which have their own. Leave it out, or pass "
+            "Expected no `pitch` for a slide with array positions, which have their own pitch. Leave it out, or pass "
             "`platform='free'` to bin the coordinates instead."
         )
         raise ValueError(msg)
@@ -22,13 +22,13 @@ def kind_with_pitch(kind: str | None, array: np.ndarray | None) -> str:
 
 
 def detect_kind(array: np.ndarray | None, coordinates: np.ndarray | None, members: list[np.ndarray]) -> str:
-    """Choose the kind of lattice from the data of all libraries; those too small to tell follow the others."""
+    """Choose the kind of lattice from all sections (row numbers in `members`); the smallest follow the others."""
     if array is not None:
         telling = [rows for rows in members if len(rows) >= FEWEST_TO_TELL] or members
         hexagonal = [is_checkerboard(*array[rows].T) for rows in telling]
         if any(hexagonal) and not all(hexagonal):
             msg = (
-                f"Expected libraries on one kind of array, found {sum(hexagonal)} hexagonal and "
+                f"Expected all sections on one kind of array, found {sum(hexagonal)} hexagonal and "
                 f"{len(hexagonal) - sum(hexagonal)} square. Split the object, or pass `platform='free'`."
             )
             raise ValueError(msg)
@@ -38,22 +38,22 @@ def detect_kind(array: np.ndarray | None, coordinates: np.ndarray | None, member
 
 
 def _grid_kind(coordinates: np.ndarray) -> str | None:
-    """Kind of the regular grid on which all coordinates have a site of their own, if there is one."""
+    """Return the kind of regular grid on which each coordinate has a site of its own, or `None`."""
     kind = regular_grid(coordinates)
     return None if kind is None or grid_indices(coordinates, kind) is None else kind
 
 
 def free_pitch(coordinates: list[np.ndarray]) -> float:
-    """One pitch for all libraries: the median of what each would take."""
+    """Return one pitch for all sections: the median of their default pitches."""
     pitch = float(np.median([default_pitch(here) for here in coordinates]))
     if pitch == 0:
-        msg = "Most observations lie on the same coordinates, so that no pitch can be derived. Pass `pitch=`."
+        msg = "Most observations have the same coordinates, so no pitch can be derived from them. Pass `pitch=`."
         raise ValueError(msg)
     return pitch
 
 
 def name_platform(kind: str, affine: np.ndarray) -> str:
-    """Name what was detected: a hexagonal array with equal axes is Visium's, other sizes are only `"hex"`."""
+    """Name the platform that was detected: a hexagonal array with equal axes is Visium's, any other just `"hex"`."""
     if kind != "hex":
         return kind
     lengths = axis_lengths(affine)

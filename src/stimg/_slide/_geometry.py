@@ -1,4 +1,4 @@
-"""Where sites lie and which points are near: the geometry of lattices, written once."""
+"""The geometry of lattices: where sites lie, and which points are near each other."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ ROW_HEIGHT = np.sqrt(0.75)  # of a hexagonal lattice, in units of the pitch
 
 
 def site_positions(sites: np.ndarray, kind: str, parity: int = 0) -> np.ndarray:
-    """Return float64 (n, 2): true x and y of sites (n, 2), rows and columns, in units of the pitch.
+    """Return the true x and y, float64 (n, 2) in units of the pitch, of sites (n, 2) given as rows and columns.
 
     On a hexagonal lattice, rows with an odd `row + parity` are shifted by half a pitch.
     """
@@ -19,9 +19,9 @@ def site_positions(sites: np.ndarray, kind: str, parity: int = 0) -> np.ndarray:
 
 
 def nearest_others(points: np.ndarray, count: int) -> np.ndarray:
-    """Return int64 (n, k): the nearest other points of each, `count` of them or all where there are fewer.
+    """Return the nearest other points of each point, int64 (n, k): `count` of them, or all if there are fewer.
 
-    A point is never its own neighbour, also where several coincide.
+    A point is never its own neighbour, even if several coincide.
     """
     from scipy.spatial import cKDTree
 
@@ -30,12 +30,12 @@ def nearest_others(points: np.ndarray, count: int) -> np.ndarray:
         return np.zeros((len(points), 0), dtype=np.int64)
     near = cKDTree(points).query(points, k=count + 1)[1]
     itself = near == np.arange(len(points))[:, None]
-    itself[~itself.any(1), -1] = True  # of coinciding points, the query may list only the others
+    itself[~itself.any(1), -1] = True  # if many points coincide, the query may list only others
     return near[~itself].reshape(len(points), count)
 
 
 def spacing(points: np.ndarray) -> float:
-    """Median distance to the nearest other point; NaN of fewer than two."""
+    """Return the median distance to the nearest other point; NaN for fewer than two points."""
     from scipy.spatial import cKDTree
 
     if len(points) < 2:
@@ -44,6 +44,6 @@ def spacing(points: np.ndarray) -> float:
 
 
 def n_distinct(sites: np.ndarray) -> int:
-    """Count different sites among sites (n, 2) of rows and columns of at least 0."""
+    """Count the different sites among sites (n, 2), rows and columns of at least 0."""
     rows, cols = sites.astype(np.int64).T
     return len(np.unique(rows * (cols.max(initial=0) + 1) + cols))

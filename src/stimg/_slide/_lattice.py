@@ -1,4 +1,4 @@
-"""The lattice that `stimg.pp.to_lattice` recorded, read only where it belongs to the table."""
+"""The lattice that `stimg.pp.to_lattice` recorded, read only if it belongs to the table."""
 
 from __future__ import annotations
 
@@ -21,49 +21,29 @@ logger = logging.getLogger("stimg")
 
 FIELDS = ("kind", "library_key", "libraries", "parity")
 CHECKED = ("n_obs", "n_shared", "deviation", "affine", "um_per_unit")
-SINGLE = "slide"  # library of a table without a `library_key`
+SINGLE = "slide"  # the section of a table without a `library_key`
 AGAIN = (
-    "Run `stimg.pp.to_lattice(adata)` again, with the column of `adata.obs` that tells sections apart as "
-    "`library_key` where there are several."
+    "Run `stimg.pp.to_lattice(adata)` again; if there are several sections, name the column of `adata.obs` that tells "
+    "them apart as `library_key`."
 )
 
 
 @dataclass(frozen=True)
 class Lattice:
-    """Sites of all observations, section by section.
+    """The sites of all observations, and what is known about each section."""
 
-    Attributes
-    ----------
-    sites
-        int32 (n_obs, 2): row and column.
-    section
-        int64 (n_obs,): which of `libraries` an observation is in.
-    libraries
-        Names of the sections.
-    kind
-        `"hex"`, `"square"` or `"free"`.
-    parity
-        int (n_libraries,): see :func:`stimg.pp.to_lattice`.
-    pitch
-        float64 (n_libraries,): distance between neighbouring sites in units of the coordinates, NaN where unknown.
-    um_per_unit
-        float64 (n_libraries,): micrometres per unit of the coordinates, NaN where unknown.
-    spatial_key
-        Key of these coordinates in `.obsm`.
-    """
-
-    sites: np.ndarray
-    section: np.ndarray
-    libraries: list[str]
-    kind: str
-    parity: np.ndarray
-    pitch: np.ndarray
-    um_per_unit: np.ndarray
-    spatial_key: str
+    sites: np.ndarray  # int32 (n_obs, 2): row and column
+    section: np.ndarray  # int64 (n_obs,): number of each observation's section in `libraries`
+    libraries: list[str]  # names of the sections
+    kind: str  # "hex", "square" or "free"
+    parity: np.ndarray  # int (n_libraries,): see `stimg.pp.to_lattice`
+    pitch: np.ndarray  # float64 (n_libraries,): between neighbouring sites, in units of the coordinates; NaN if unknown
+    um_per_unit: np.ndarray  # float64 (n_libraries,): micrometres per unit of the coordinates; NaN if unknown
+    spatial_key: str  # key of these coordinates in `.obsm`
 
 
 def read_lattice(table: AnnData, key: str = _keys.LATTICE) -> Lattice:
-    """Return the lattice in `.obsm[key]`, or say what happened to the table since it was made.
+    """Return the lattice in `.obsm[key]`, or say what happened to the table since the lattice was made.
 
     Raises
     ------
@@ -74,7 +54,7 @@ def read_lattice(table: AnnData, key: str = _keys.LATTICE) -> Lattice:
     """
     check_obsm(table, key, advice="Run `stimg.pp.to_lattice(adata)` first.")
     record = read_record(table, _keys.STEP_LATTICE, key)
-    # Records of the first releases say neither their key nor how many observations there were.
+    # Records of the first releases contain neither their key nor the number of observations.
     wanted = FIELDS + CHECKED if "key_added" in record else FIELDS
     if lost := [name for name in wanted if name not in record]:
         msg = (
@@ -98,24 +78,24 @@ def read_lattice(table: AnnData, key: str = _keys.LATTICE) -> Lattice:
         _check_section(record, number, library, sites[rows], None if coordinates is None else coordinates[rows])
     affine = np.asarray(record.get("affine", np.full((len(libraries), 3, 2), np.nan)))
     pitch = axis_lengths(affine).mean(1)
-    # Records of the first releases have one pitch in micrometres for all sections.
+    # Records of the first releases contain one pitch in micrometres for all sections.
     um_per_unit = np.asarray(record.get("um_per_unit", record.get("pitch_um", np.nan) / pitch))
-    kind, parity = str(record["kind"]), np.asarray(record["parity"])
-    return Lattice(sites, section, libraries, kind, parity, pitch, um_per_unit, spatial_key)
+    parity = np.asarray(record["parity"])
+    return Lattice(sites, section, libraries, str(record["kind"]), parity, pitch, um_per_unit, spatial_key)
 
 
 def axis_lengths(affine: np.ndarray) -> np.ndarray:
-    """Lengths float64 (n, 2) of the lattice's two axes in units of the coordinates, of maps (n, 3, 2)."""
+    """Return the lengths of the lattice's axes, float64 (n, 2) in units of the coordinates, from maps (n, 3, 2)."""
     return np.linalg.norm(affine[:, :2], axis=2)
 
 
 def _sections(table: AnnData, library_key: str, libraries: list[str]) -> np.ndarray:
-    """Return the number of every observation's library, int64 (n_obs,)."""
+    """Return the number of each observation's section in `libraries`, int64 (n_obs,)."""
     if not library_key:
         return np.zeros(table.n_obs, dtype=np.int64)
     if library_key not in table.obs:
         msg = (
-            f"The lattice was made by the sections in `adata.obs[{library_key!r}]`, a column that is not there. "
+            f"The lattice was made for the sections in `adata.obs[{library_key!r}]`, a column that is not there. "
             f"Available: {list(table.obs.columns)}. {AGAIN}"
         )
         raise KeyError(msg)
@@ -135,9 +115,9 @@ def _sections(table: AnnData, library_key: str, libraries: list[str]) -> np.ndar
 def _check_section(
     record: dict[str, Any], number: int, library: str, sites: np.ndarray, coordinates: np.ndarray | None
 ) -> None:
-    """Refuse a section that holds more than `to_lattice` laid, or whose coordinates are not those of its sites.
+    """Refuse a section with more observations than `to_lattice` laid out, or with coordinates that left their sites.
 
-    Fewer observations are right: each has its own site, whichever others are there.
+    Fewer observations are fine: each keeps its site, whichever others are there.
     """
     if "key_added" not in record or not len(sites):
         return
@@ -145,18 +125,16 @@ def _check_section(
     found = len(sites) - n_distinct(sites)
     what = ""
     if len(sites) > laid:
-        what = (
-            f"holds {len(sites):,} observations, not the {laid:,} that `to_lattice` laid: slides were joined after it"
-        )
+        what = f"has {len(sites):,} observations, not {laid:,} as when `to_lattice` ran: slides were joined since then"
     elif found > shared:
-        what = f"has {found:,} observations on the site of another, not {shared:,} as `to_lattice` left it"
+        what = f"has {found:,} observations on the site of another, not {shared:,} as when `to_lattice` ran"
     elif coordinates is not None and np.isfinite(away):
         here = np.column_stack([site_positions(sites, record["kind"], record["parity"][number]), np.ones(len(sites))])
         off = np.abs(here @ record["affine"][number] - coordinates).max()
         if not off <= 1.01 * away + 1e-6 * np.abs(coordinates).max():
-            what = f"has coordinates up to {off:.4g} away from their sites, not {away:.4g}: they are others by now"
+            what = f"has coordinates up to {off:.4g} away from their sites, not {away:.4g}: they have changed since"
     if what:
         msg = f"Section {library!r} {what}. {AGAIN}"
         raise ValueError(msg)
     if len(sites) < laid:
-        logger.info("Section %r: %d of the %d observations that were laid are here.", library, len(sites), laid)
+        logger.info("Section %r: %d of the %d observations on its lattice are still here.", library, len(sites), laid)

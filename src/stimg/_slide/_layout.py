@@ -1,4 +1,4 @@
-"""Integer lattice positions from array indices or from coordinates; arrays in, arrays out."""
+"""Integer lattice positions from array indices or coordinates; arrays in, arrays out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scipy.spatial import cKDTree
 
 from stimg._slide._geometry import ROW_HEIGHT, site_positions
 
-# Distances between the sites of a grid, in units of the least.
+# Distances between the sites of a grid, in units of the smallest.
 GRID_DISTANCES = {"hex": np.sqrt([1, 3, 4, 7, 9]), "square": np.sqrt([1, 2, 4, 5, 8, 9])}
 REGULAR_SPREAD = 0.05
 LEAST_REGULAR = 0.9
@@ -23,25 +23,20 @@ TIE = 1e-6
 
 @dataclass(frozen=True)
 class Layout:
-    """One library on its lattice.
+    """One section on its lattice."""
 
-    `lattice` int32 (n, 2): row and column, from 0. `kind`: `"hex"`, `"square"`, `"free"`. `origin`: (row, column) array
-    index of site (0, 0), or for `"free"` (y, x) of its corner. `parity`: of a hex lattice, see `Slide`. `transposed`:
-    the array's columns became the rows. `step`: of a square array's indices.
-    """
-
-    lattice: np.ndarray
-    kind: str
-    origin: tuple[float, float]
-    parity: int = 0
-    transposed: bool = False
-    step: int = 1
+    lattice: np.ndarray  # int32 (n, 2): row and column, from 0
+    kind: str  # "hex", "square" or "free"
+    origin: tuple[float, float]  # array index (row, column) of site (0, 0); if free, its corner (y, x)
+    parity: int = 0  # of a hex lattice, see `Slide`
+    transposed: bool = False  # the array's columns became the rows
+    step: int = 1  # between a square array's indices
 
 
 def fit_affine(layout: Layout, coordinates: np.ndarray | None, pitch: float | None = None) -> tuple[np.ndarray, float]:
-    """Map float64 (3, 2) from true positions (x, y, 1) to coordinates, and how far these lie from it at most, per axis.
+    """Return the map float64 (3, 2) from true positions (x, y, 1) to coordinates, and the largest error along an axis.
 
-    Exact for bins, which have a `pitch`; least squares for arrays; NaN where it is undetermined.
+    The map is exact for bins, which have a `pitch`, and a least-squares fit for arrays; NaN if it is undetermined.
     """
     unknown = np.full((3, 2), np.nan), float("nan")
     if coordinates is None:
@@ -58,12 +53,12 @@ def fit_affine(layout: Layout, coordinates: np.ndarray | None, pitch: float | No
 
 
 def has_one_parity(rows: np.ndarray, cols: np.ndarray) -> bool:
-    """Tell whether row + column is even for all, or odd for all, as on hexagonal arrays."""
+    """Tell whether row + column is even for all or odd for all, as on hexagonal arrays."""
     return len(np.unique((rows + cols) % 2)) == 1
 
 
 def is_checkerboard(rows: np.ndarray, cols: np.ndarray) -> bool:
-    """Tell whether every second position of the array is used; a square array with indices in steps of two is none."""
+    """Tell whether every second position of the array is used; not so on a square array with indices in steps of 2."""
     if len(rows) < 2 or not has_one_parity(rows, cols):
         return False
     in_line = len(np.unique(rows)) == 1 or len(np.unique(cols)) == 1
@@ -71,7 +66,7 @@ def is_checkerboard(rows: np.ndarray, cols: np.ndarray) -> bool:
 
 
 def lay_hex(rows: np.ndarray, cols: np.ndarray, coordinates: np.ndarray | None = None) -> Layout:
-    """Lay a checkerboard array without holes: (row, col // 2), the doubled axis found from the coordinates."""
+    """Lay out a checkerboard array as (row, col // 2), after finding the doubled axis from the coordinates."""
     transposed = False
     if coordinates is not None and len(rows) > 3:
         steps = np.linalg.lstsq(np.column_stack([rows, cols, np.ones(len(rows))]), coordinates, rcond=None)[0]
@@ -82,12 +77,11 @@ def lay_hex(rows: np.ndarray, cols: np.ndarray, coordinates: np.ndarray | None =
     first_row, first_col = int(rows.min()), int(cols.min())
     row, col = rows - first_row, cols - first_col
     lattice = np.column_stack([row, col // 2]).astype(np.int32)
-    parity = int((row[0] + col[0]) % 2)
-    return Layout(lattice, "hex", (first_row, first_col), parity, transposed)
+    return Layout(lattice, "hex", (first_row, first_col), int((row[0] + col[0]) % 2), transposed)
 
 
 def lay_square(rows: np.ndarray, cols: np.ndarray) -> Layout:
-    """Lay an array from 0; indices that all go in larger steps (Stereo-seq bins named by DNB) are divided by them."""
+    """Lay out an array from 0, divided by the step of its indices (Stereo-seq names its bins by DNB)."""
     first_row, first_col = int(rows.min()), int(cols.min())
     index = np.column_stack([rows - first_row, cols - first_col])
     step = max(int(np.gcd.reduce(index, axis=None)), 1) if len(rows) >= FEWEST_FOR_STEP else 1
@@ -95,10 +89,10 @@ def lay_square(rows: np.ndarray, cols: np.ndarray) -> Layout:
 
 
 def lay_free(coordinates: np.ndarray, pitch: float) -> Layout:
-    """Lay coordinates in square bins centred on their bounding box, so that turning the slide only turns the bins.
+    """Lay out coordinates in square bins centred on their bounding box, so that turning the slide turns the bins.
 
-    What lies on the edge between two bins belongs to the one nearer to the middle; where something lies in the very
-    middle, the number of bins is odd.
+    An observation on the edge between two bins belongs to the one nearer to the middle. If an observation lies exactly
+    in the middle, the number of bins is odd.
     """
     low, high = coordinates.min(0), coordinates.max(0)
     middle = (low + high) / 2
@@ -115,10 +109,10 @@ def lay_free(coordinates: np.ndarray, pitch: float) -> Layout:
 
 
 def default_pitch(coordinates: np.ndarray) -> float:
-    """Pitch of about one observation a site: one over the root of the median local density.
+    """Return the pitch that gives about one observation per site: one over the root of the median local density.
 
-    The density at an observation is that of the circle to its eighth neighbour, so that holes in the tissue do not
-    count. Returns 0 where more than half of the observations lie on each other.
+    The density at an observation is that in the circle to its eighth neighbour, so that holes in the tissue do not
+    count. The pitch is 0 if more than half of the observations coincide.
     """
     count = min(DENSITY_NEIGHBOURS, len(coordinates) - 1)
     if count < 1:
@@ -130,7 +124,7 @@ def default_pitch(coordinates: np.ndarray) -> float:
 def regular_grid(coordinates: np.ndarray) -> str | None:
     """Tell whether coordinates lie on a regular `"hex"` or `"square"` grid, with or without gaps.
 
-    They do if almost all distances to the nearest six are among those that the grid has, and more than of the other.
+    They do if almost all distances to the nearest six are distances in that grid, and more of them than in the other.
     """
     if len(coordinates) < FEWEST_FOR_STEP:
         return None
@@ -148,10 +142,10 @@ def regular_grid(coordinates: np.ndarray) -> str | None:
 
 
 def grid_indices(coordinates: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Array indices (rows, cols) of coordinates on a regular grid at any angle, or `None` where they don't fit one.
+    """Return array indices (rows, cols) of coordinates on a regular grid at any angle, or `None` if they fit none.
 
-    The angle comes from the directions to the nearest neighbours. Around the middle, indices are rounded and an affine
-    map is fitted to them; with the map, twice as far, and so on over the slide.
+    The angle comes from the directions to the nearest neighbours. Indices are rounded near the middle and an affine map
+    is fitted to them; with that map the same is done twice as far out, and so on across the slide.
     """
     fold = 6 if kind == "hex" else 4
     distances, neighbours = cKDTree(coordinates).query(coordinates, k=fold + 1)
@@ -184,7 +178,7 @@ def grid_indices(coordinates: np.ndarray, kind: str) -> tuple[np.ndarray, np.nda
 
 
 def _grid_angle(directions: np.ndarray, fold: int) -> float:
-    """Direction of the grid's rows: of its axes the one nearest to x or y, so that turned slides turn their lattice."""
+    """Return the direction of the grid's rows: the axis nearest to x or y, so that turned slides turn their lattice."""
     angle = float(np.angle(np.exp(1j * fold * directions).mean())) / fold
     axes = angle + 2 * np.pi / fold * np.arange(fold // 2)
     off = np.abs((axes + np.pi / 4) % (np.pi / 2) - np.pi / 4)
@@ -192,7 +186,7 @@ def _grid_angle(directions: np.ndarray, fold: int) -> float:
 
 
 def _nearest_sites(units: np.ndarray, kind: str) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
-    """Array indices (rows, cols) nearest to positions in units of the pitch, and where these lie."""
+    """Return the array indices (rows, cols) nearest to positions in units of the pitch, and where these lie."""
     if kind == "hex":
         rows = np.rint(units[:, 1] / ROW_HEIGHT)
         cols = rows + 2 * np.rint(units[:, 0] - 0.5 * rows)
@@ -204,7 +198,7 @@ def _nearest_sites(units: np.ndarray, kind: str) -> tuple[tuple[np.ndarray, np.n
 
 
 def _sample(coordinates: np.ndarray) -> np.ndarray:
-    """Observations evenly spaced by distance from the middle, at most `MOST_SAMPLED`, whatever the order of rows."""
+    """Return at most `MOST_SAMPLED` observations, evenly by distance from the middle, for any order of the rows."""
     if len(coordinates) <= MOST_SAMPLED:
         return coordinates
     offset = coordinates - (coordinates.min(0) + coordinates.max(0)) / 2
@@ -213,16 +207,13 @@ def _sample(coordinates: np.ndarray) -> np.ndarray:
 
 
 def lay(kind: str, array: np.ndarray | None, coordinates: np.ndarray | None, pitch: float | None) -> Layout:
-    """Lay one library."""
+    """Lay out one section."""
     if kind == "free":
         if coordinates is None or pitch is None:
             msg = "Expected coordinates for a free lattice, found none."
             raise ValueError(msg)
-        _check_size(
-            np.ptp(coordinates, axis=0) / pitch + 1,
-            len(coordinates),
-            "Pass a larger `pitch` (in units of the coordinates)",
-        )
+        shape = np.ptp(coordinates, axis=0) / pitch + 1
+        _check_size(shape, len(coordinates), "Pass a larger `pitch` (in units of the coordinates)")
         return lay_free(coordinates, pitch)
     if array is None:
         found = None if coordinates is None or len(coordinates) < 7 else grid_indices(coordinates, kind)
@@ -249,7 +240,7 @@ def lay(kind: str, array: np.ndarray | None, coordinates: np.ndarray | None, pit
 
 
 def _check_size(shape: np.ndarray, n_obs: int, advice: str) -> None:
-    """Refuse a lattice that is all but empty: a far outlier, or the wrong unit."""
+    """Refuse a lattice that is almost empty, because of a far outlier or a wrong unit."""
     if np.prod(shape) > MOST_SITES_AN_OBSERVATION * n_obs + 10_000:
         msg = (
             f"The lattice would have {np.prod(shape):.3g} sites for {n_obs} observations. {advice}, or remove far "

@@ -1,4 +1,4 @@
-"""Moran's I of genes among each observation's nearest."""
+"""Moran's I of genes among nearest neighbours."""
 
 from __future__ import annotations
 
@@ -16,12 +16,9 @@ NEIGHBOURS = 6
 
 
 def neighbour_graph(coordinates: np.ndarray, sections: np.ndarray) -> sparse.csr_matrix:
-    """Graph float64 (n_obs, n_obs) of each observation's nearest six, within its section (n_obs,).
+    """Return the graph float64 (n_obs, n_obs) of each observation's six nearest in its section; `sections` is (n_obs,).
 
-    Raises
-    ------
-    ValueError
-        A section has too few observations.
+    A section with too few observations is a `ValueError`.
     """
     n_obs = len(coordinates)
     columns = np.empty((n_obs, NEIGHBOURS), dtype=np.int64)
@@ -29,7 +26,7 @@ def neighbour_graph(coordinates: np.ndarray, sections: np.ndarray) -> sparse.csr
         rows = np.flatnonzero(sections == section)
         if len(rows) <= NEIGHBOURS:
             msg = (
-                f"Expected more than {NEIGHBOURS} observations in every library for `method='moran'`, found "
+                f"Expected more than {NEIGHBOURS} observations in every section for `method='moran'`, found "
                 f"{len(rows)}. Use `method='variance'`."
             )
             raise ValueError(msg)
@@ -39,7 +36,7 @@ def neighbour_graph(coordinates: np.ndarray, sections: np.ndarray) -> sparse.csr
 
 
 def morans_i(blocks: Iterable[sparse.csr_array], graph: sparse.csr_matrix, columns: np.ndarray) -> np.ndarray:
-    """Moran's I float64 (len(columns),) of genes of expression in blocks of rows; 0 where it is below or undefined."""
+    """Return Moran's I, float64 (len(columns),), of expression in blocks of rows; 0 if it is negative or undefined."""
     import anndata
     import squidpy as sq
 

@@ -1,4 +1,4 @@
-"""From a table to its slides."""
+"""From a table to its sections, each a `Slide`."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def read_slides(
     weights: np.ndarray | None = None,
     name: str = "slide",
 ) -> list[Slide]:
-    """Lay the genes at `columns` of a table's checked `expression` on its lattice, one `Slide` a library.
+    """Lay the genes at `columns` of a table's checked `expression` on its lattice, one `Slide` per section.
 
-    Counts of observations that share a site are summed before they are normalised; log values are averaged. Where
-    `expression` is memory-mapped, that of the slides is too. `weights` (n_vars,) are 1 by default.
+    Counts of observations that share a site are summed before they are normalised; log values are averaged. If
+    `expression` is memory-mapped, so is that of the slides. `weights` (n_vars,) are 1 by default.
     """
     lattice = read_lattice(table, lattice_key)
     names = lattice.libraries if len(lattice.libraries) > 1 or lattice.libraries != [SINGLE] else [name]
@@ -73,39 +73,29 @@ def _site_rows(
     scale: str,
     target_sum: float,
 ) -> Iterator[sparse.csr_array]:
-    """Yield log-normalised expression of the genes at `columns` of the sites in their order, in blocks."""
-    order = np.argsort(obs_site, kind="stable")
-    members = rows[order]
+    """Yield log-normalised expression of the genes at `columns`, in blocks of sites in their order."""
+    members = rows[np.argsort(obs_site, kind="stable")]
     counts = np.bincount(obs_site)
     first = np.concatenate([[0], np.cumsum(counts)])
     lengths = np.diff(expression.indptr)[members]
     nonzeros = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])[first]
     for start, stop in by_nonzeros(nonzeros):
-        values = expression[members[first[start] : first[stop]]]
-        shared = counts[start:stop]
+        here = members[first[start] : first[stop]]
+        values, shared = expression[here], counts[start:stop]
         if (shared > 1).any():
-            values = sparse.csr_array(_adder(shared) @ values)
+            adder = (np.ones(len(here), np.float32), np.arange(len(here)), first[start : stop + 1] - first[start])
+            values = sparse.csr_array(sparse.csr_array(adder, shape=(stop - start, len(here))) @ values)
             if scale == "log":
                 values = sparse.csr_array(sparse.diags_array(1 / shared.astype(np.float32)) @ values)
         yield log_normalise(values, target_sum, columns) if scale == "counts" else take_columns(values, columns)
 
 
-def _adder(counts: np.ndarray) -> sparse.csr_array:
-    """Matrix float32 (len(counts), sum(counts)) that sums runs of so many rows."""
-    total = int(counts.sum())
-    indptr = np.concatenate([[0], np.cumsum(counts)])
-    return sparse.csr_array((np.ones(total, np.float32), np.arange(total), indptr), shape=(len(counts), total))
-
-
 def read_selected(
     table: AnnData, name: str, weight_key: str, lattice_key: str, *, label_key: str | None = None
 ) -> tuple[list[Slide], tuple[str, float]]:
-    """Check one table and read its slides, with the genes that `select_genes` chose and labels where there are any.
+    """Check one table and read its slides, with the genes that `select_genes` chose and the labels, if any.
 
-    Returns
-    -------
-    tuple
-        The slides; scale and target sum of their expression.
+    Also return the scale and target sum of the expression.
     """
     check_obsm(table, lattice_key, advice="Run `stimg.pp.to_lattice(adata)` first.")
     if weight_key not in table.var:
@@ -117,7 +107,7 @@ def read_selected(
     check_var_unique(table)
     chosen = read_record(table, _keys.STEP_GENES, weight_key)
     if not chosen:
-        msg = f"How `adata.var[{weight_key!r}]` was made is not in `adata.uns['stimg']`. Run `stimg.pp.select_genes`."
+        msg = f"`adata.uns['stimg']` has no record of `adata.var[{weight_key!r}]`. Run `stimg.pp.select_genes(adata)`."
         raise KeyError(msg)
     layer, scale, target_sum = chosen["layer"] or None, str(chosen["scale"]), float(chosen["target_sum"])
     weights = np.nan_to_num(table.var[weight_key].to_numpy(dtype=float))
@@ -137,7 +127,7 @@ def read_selected(
 
 
 def _site_labels(column: pd.Series, slide: Slide) -> np.ndarray:
-    """Label of every site, str (n_sites,), empty where no observation has one; the first where several differ."""
+    """Return the first label of every site's observations, str (n_sites,), empty if they have none."""
     column = column.iloc[slide.obs_index]
     there = np.flatnonzero(column.notna().to_numpy())[::-1]
     labels = np.full(slide.n_sites, "", dtype=object)

@@ -1,4 +1,4 @@
-"""One section as arrays: what lies between AnnData and torch."""
+"""One section as arrays, between AnnData and torch."""
 
 from __future__ import annotations
 
@@ -23,45 +23,20 @@ CLIP = 10.0
 class Slide:
     """One section on its lattice.
 
-    Memory is that of the non-zeros of `expression`; where this is memory-mapped, that of the non-zeros of a few rows.
-
-    Parameters
-    ----------
-    name
-        Name for messages, cards and plots.
-    expression
-        CSR float32, shape (n_sites, n_genes): log-normalised expression of the occupied sites.
-    genes
-        Gene names, shape (n_genes,).
-    weights
-        float32, shape (n_genes,): channel sampling weight.
-    sites
-        int32, shape (n_sites, 2): row and column of each occupied site.
-    obs_site
-        int64, shape (n_obs,): the site of each observation.
-    obs_index
-        int64, shape (n_obs,): the observations' rows in the AnnData.
-    kind
-        `"hex"`, `"square"` or `"free"`.
-    parity
-        Of a hex lattice: rows with `(row + parity) % 2 == 1` are shifted by half a pitch.
-    seen
-        bool, shape (n_sites,): the sites that means and deviations are taken from; all by default.
-    labels
-        Expert label of every site, str (n_sites,), empty where there is none; `None` for a slide without labels.
+    It takes as much memory as the non-zeros of `expression`, or as those of a few rows if this is memory-mapped.
     """
 
-    name: str
-    expression: sparse.csr_array
-    genes: np.ndarray
-    weights: np.ndarray
-    sites: np.ndarray
-    obs_site: np.ndarray
-    obs_index: np.ndarray
-    kind: str
-    parity: int = 0
-    seen: np.ndarray | None = None
-    labels: np.ndarray | None = None
+    name: str  # for messages, cards and plots
+    expression: sparse.csr_array  # float32 (n_sites, n_genes): log-normalised expression of the occupied sites
+    genes: np.ndarray  # str (n_genes,): gene names
+    weights: np.ndarray  # float32 (n_genes,): sampling weight of each channel
+    sites: np.ndarray  # int32 (n_sites, 2): row and column of each occupied site
+    obs_site: np.ndarray  # int64 (n_obs,): the site of each observation
+    obs_index: np.ndarray  # int64 (n_obs,): the observations' rows in the AnnData
+    kind: str  # "hex", "square" or "free"
+    parity: int = 0  # of a hex lattice: rows with (row + parity) % 2 == 1 are shifted by half a pitch
+    seen: np.ndarray | None = None  # bool (n_sites,): sites from which means and deviations are computed; None for all
+    labels: np.ndarray | None = None  # str (n_sites,): expert labels, empty if a site has none; None without labels
 
     @cached_property
     def _moments(self) -> tuple[np.ndarray, np.ndarray]:
@@ -72,17 +47,17 @@ class Slide:
 
     @property
     def mean(self) -> np.ndarray:
-        """Mean of every gene over the seen sites, float32 (n_genes,)."""
+        """Mean of each gene over the seen sites, float32 (n_genes,)."""
         return self._moments[0]
 
     @property
     def std(self) -> np.ndarray:
-        """Standard deviation of every gene over the seen sites, float32 (n_genes,)."""
+        """Standard deviation of each gene over the seen sites, float32 (n_genes,)."""
         return self._moments[1]
 
     @cached_property
     def grid(self) -> np.ndarray:
-        """Site index at every lattice position, int32 (rows, columns), -1 where empty."""
+        """Site index at each lattice position, int32 (rows, columns), -1 if it is empty."""
         grid = np.full(self.sites.max(0) + 1 if len(self.sites) else (0, 0), -1, dtype=np.int32)
         grid[self.sites[:, 0], self.sites[:, 1]] = np.arange(len(self.sites), dtype=np.int32)
         return grid
@@ -93,13 +68,13 @@ class Slide:
         return len(self.sites)
 
     def positions(self) -> np.ndarray:
-        """Return float32 (n_sites, 2): true (x, y) of every site in units of the pitch."""
+        """Return the true (x, y) of each site, float32 (n_sites, 2) in units of the pitch."""
         return site_positions(self.sites, self.kind, self.parity).astype(np.float32)
 
     def symmetries(self) -> Iterator[Slide]:
-        """Yield the slide in four symmetries of its lattice that keep rows and columns, sites in the same order.
+        """Yield the slide in four symmetries of its lattice, with the sites in the same order.
 
-        Itself first, then flips on hexagonal lattices, quarter turns on others.
+        The first is the slide itself; the others are flips on hexagonal lattices and quarter turns on others.
         """
         hexagonal = self.kind == "hex"
         steps = self.sites.astype(np.int64)
@@ -115,17 +90,17 @@ class Slide:
             yield replace(self, sites=turned.astype(np.int32), parity=parity)
 
     def standardise(self, values: np.ndarray, genes: np.ndarray) -> np.ndarray:
-        """Z-score dense `values` (n, len(genes)) of the genes at these columns by the slide's own moments, clipped."""
+        """Return z-scores of dense `values` (n, len(genes)), by the slide's mean and deviation of `genes`, clipped."""
         std = self.std[genes]
         scaled = values - self.mean[genes]
         scaled /= np.where(std > 0, std, np.inf)
         return np.minimum(scaled, CLIP, out=scaled)
 
     def project(self, weight: np.ndarray, scaling: str, genes: np.ndarray) -> np.ndarray:
-        """Return (n_sites, d): scaled expression of `genes`, these columns, times `weight` (len(genes), d).
+        """Return the scaled expression of the columns `genes` times `weight` (len(genes), d), float32 (n_sites, d).
 
-        One sparse product, by rows. Z-scoring is folded into the weights, and clipping (only possible above the mean,
-        hence at non-zeros) into the stored values, so that nothing is made dense but the result.
+        This is one sparse product, by rows. Z-scoring is folded into the weights, and clipping (only possible above the
+        mean, hence at non-zeros) into the stored values, so that only the result is dense.
         """
         result = np.empty((self.n_sites, weight.shape[1]), dtype=np.float32)
         offset = np.zeros(weight.shape[1], dtype=np.float32)

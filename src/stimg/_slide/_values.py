@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def moments(blocks: Iterable[sparse.csr_array]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation, float32, of every column of the rows in all blocks, without making them dense."""
+    """Return mean and standard deviation, float32, of each column over all blocks, without making them dense."""
     n_rows: int = 0
     total: Any = 0.0
     squares: Any = 0.0
@@ -27,7 +27,7 @@ def moments(blocks: Iterable[sparse.csr_array]) -> tuple[np.ndarray, np.ndarray]
 
 
 def take_columns(matrix: sparse.csr_array, columns: np.ndarray | None) -> sparse.csr_array:
-    """Return the matrix at `columns`; itself, not a copy, where these are `None` or all of them in order."""
+    """Return the matrix at `columns`; the matrix itself, not a copy, if these are `None` or all in order."""
     if columns is None or np.array_equal(columns, np.arange(matrix.shape[1])):
         return matrix
     return sparse.csr_array(matrix[:, columns])
@@ -42,7 +42,6 @@ def log_normalise(counts: sparse.csr_array, target_sum: float, columns: np.ndarr
     factors = np.divide(target_sum, totals, out=np.zeros_like(totals), where=totals > 0).astype(np.float32)
     kept = take_columns(counts, columns)
     data = np.log1p(kept.data * np.repeat(factors, np.diff(kept.indptr)))
-    where = (kept.indices, kept.indptr)
-    if kept is counts:  # share nothing that could be changed in place
-        where = (kept.indices.copy(), kept.indptr.copy())
+    # The result shares no array with `counts`, so that either can be changed in place.
+    where = (kept.indices.copy(), kept.indptr.copy()) if kept is counts else (kept.indices, kept.indptr)
     return sparse.csr_array((data, *where), shape=kept.shape)

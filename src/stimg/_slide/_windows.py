@@ -1,4 +1,4 @@
-"""Where windows lie on a lattice."""
+"""Windows on a lattice."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import numpy as np
 
 
 def window_starts(grid: np.ndarray, size: int, stride: int) -> np.ndarray:
-    """Return int32 (n, 2): top-left sites of `size x size` windows `stride` apart that cover the whole grid.
+    """Return the top-left sites, int32 (n, 2), of `size x size` windows `stride` apart that cover the whole grid.
 
-    The last window of each axis is moved back to the edge, so that no window hangs over unless the grid is smaller
-    than a window. Windows without an occupied site are left out.
+    The last window of each axis is moved back to the edge, so that no window extends beyond the grid unless the grid is
+    smaller than a window. Windows without an occupied site are left out.
     """
     starts = [np.unique(np.r_[np.arange(0, max(n - size, 0), stride), max(n - size, 0)]) for n in grid.shape]
     corners = np.stack(np.meshgrid(*starts, indexing="ij"), axis=-1).reshape(-1, 2).astype(np.int32)
@@ -17,7 +17,7 @@ def window_starts(grid: np.ndarray, size: int, stride: int) -> np.ndarray:
 
 
 def count_occupied(grid: np.ndarray, corners: np.ndarray, size: int) -> np.ndarray:
-    """Return int64 (n,): occupied sites in each window, by an integral image."""
+    """Return the number of occupied sites in each window, int64 (n,), by an integral image."""
     table = np.zeros((grid.shape[0] + 1, grid.shape[1] + 1), dtype=np.int64)
     table[1:, 1:] = (grid >= 0).cumsum(0).cumsum(1)
     low = np.clip(corners, 0, grid.shape)
@@ -31,7 +31,7 @@ def count_occupied(grid: np.ndarray, corners: np.ndarray, size: int) -> np.ndarr
 
 
 def crop(grid: np.ndarray, corner: tuple[int, int] | np.ndarray, size: int) -> np.ndarray:
-    """Return int32 (size, size): site indices of one window, -1 where empty or outside the grid."""
+    """Return the site indices of one window, int32 (size, size), -1 if empty or outside the grid."""
     window = np.full((size, size), -1, dtype=np.int32)
     row, col = int(corner[0]), int(corner[1])
     r0, c0 = max(row, 0), max(col, 0)

@@ -1,4 +1,4 @@
-"""Two aligned encoders, of H&E and of expression, with everything that is needed to use them again."""
+"""Two aligned encoders, of H&E and of expression, with all that is needed to use them again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from stimg.models._model import Model
 from stimg.models._trained_model import ImageModel
-from stimg.models._weights_file import check_card
+from stimg.models._weights_file import check_card, damaged
 from stimg.nn import AlignConfig, AlignNetwork
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class AlignmentModel(ImageModel):
     network
         The `stimg.nn.AlignNetwork`, in evaluation mode on the CPU.
     genes
-        Genes that the model reads, shape (n_genes,); they are not read with `gene_encoder="embedding"` or `"tuned"`.
+        Genes that the model reads, shape (n_genes,); not used if `gene_encoder` is `"embedding"` or `"tuned"`.
     card
         What the model was trained on and how: name, encoder, micrometres per pixel (`mpp`), side of the crops in
         pixels (`size`), slides, number of spots, target sum, stain normalisation, licence, versions, seed; with
@@ -63,8 +63,7 @@ class AlignmentModel(ImageModel):
         check_card(path, card, {"spatial": dict})
         check_card(path, card["spatial"], {"genes": list, **Model.card_fields})
         if len(card["spatial"]["genes"]) != config.get("n_spatial_genes"):
-            msg = f"The vocabulary in {str(path)!r} does not fit its configuration. The file is damaged."
-            raise ValueError(msg)
+            raise damaged(path, "the vocabulary of its spatial model does not fit its configuration")
 
     def __repr__(self) -> str:
         size, mpp = self.card["size"], self.card["mpp"]
@@ -96,18 +95,17 @@ class AlignmentModel(ImageModel):
             raise ValueError(msg)
         values = dict.fromkeys(signature, 2.0) if not hasattr(signature, "items") else dict(signature.items())
         index = {gene: i for i, gene in enumerate(self.genes)}
-        known = {gene: value for gene, value in values.items() if gene in index}
-        if not known:
+        if not index.keys() & values.keys():
             msg = f"None of {list(values)[:5]} is among the model's {len(self.genes)} genes ({self.genes[0]}, ...)."
             raise KeyError(msg)
         row = torch.zeros(1, 2, len(self.genes))
-        for gene, value in known.items():
-            row[0, :, index[gene]] = value
+        for gene in index.keys() & values.keys():
+            row[0, :, index[gene]] = values[gene]
         with torch.no_grad():
             return self.network.encode_genes(row.flatten(1))[0].numpy()
 
 
 def spatial_card(base: Model) -> dict[str, Any]:
-    """Return what the card of an alignment keeps of its tuned spatial model: vocabulary, hash of the file, card."""
+    """Return what an alignment's card keeps of its tuned spatial model: its card, vocabulary and the file's hash."""
     own = {"genes": base.genes.tolist(), "sha256": base.sha256}
     return own | {name: value for name, value in base.card.items() if name not in own}

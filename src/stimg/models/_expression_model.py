@@ -1,4 +1,4 @@
-"""A network that predicts expression from H&E, with everything that is needed to use it again."""
+"""A network that predicts expression from H&E, with all that is needed to use it again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models that are passed to a function, or loaded by it."""
+"""Models that are passed to a function or loaded by it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def given_model(kind: type[M], model: M | str | Path, argument: str = "model") -> M:
-    """Return a model of this kind as it is, or load it by path (a `Model` also by name or address)."""
+    """Return a model of this kind as it is, or load it from a path (a `Model` also by its name or address)."""
     from stimg.models import Model, load
 
     if isinstance(model, kind):

@@ -1,4 +1,4 @@
-"""A pretrained masked autoencoder with everything that is needed to use it again."""
+"""A pretrained masked autoencoder with all that is needed to use it again."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class TrainedModel(ABC):
         return sum(p.numel() for p in self.network.parameters())
 
     def _summary(self, network: str, amount: str, **more: str) -> str:
-        """Lines on size, genes and training, and what a subclass adds."""
+        """Return lines on size, genes and training, and those that a subclass adds."""
         slides = self.card["slides"]
         lines = {
             "genes": f"{len(self.genes):,} ({_first(self.genes)})",
@@ -84,8 +84,8 @@ class TrainedModel(ABC):
         overwrite
             Replace an existing file.
         half
-            Store numbers as float16, in a file of half the size. They are read as float32; embeddings differ by
-            less than one percent.
+            Store numbers as float16, in a file of half the size. They are read as float32; embeddings differ by less
+            than one percent.
 
         Raises
         ------
@@ -132,7 +132,7 @@ class TrainedModel(ABC):
         tuned = any(name.startswith(FOREIGN_TENSORS) for name in names)
         encoder = _find_encoder(path, content["card"].get("encoder"), encoder, tuned=tuned)
         with readable(path):
-            with torch.device("meta"):  # no memory is taken before the sizes are known to be those in the file
+            with torch.device("meta"):  # take no memory before the sizes are known to be those in the file
                 sketch = cls._build(content, encoder)
             expected = {name: tuple(tensor.shape) for name, tensor in _own_tensors(sketch).items()}
             history = pd.DataFrame(content["history"], columns=HISTORY_COLUMNS).astype({"val_loss": float})
@@ -144,13 +144,13 @@ class TrainedModel(ABC):
 
     @classmethod
     def _check_content(cls, path: str | Path, content: dict[str, Any]) -> None:
-        """Refuse a file whose card lacks something."""
+        """Refuse a file whose card is incomplete."""
         check_card(path, content["card"], cls.card_fields)
 
 
 @dataclass(repr=False)
 class ImageModel(TrainedModel):
-    """A network that reads H&E, and its card."""
+    """A trained network that reads H&E, and its card."""
 
     card_fields: ClassVar[dict[str, type]] = TrainedModel.card_fields | {"mpp": float, "diameter_um": float}
 
@@ -190,7 +190,7 @@ def _first(names: Sequence[str] | np.ndarray) -> str:
 
 
 def _find_encoder(path: str | Path, name: str | None, encoder: Any, *, tuned: bool) -> nn.Module | None:
-    """Return the encoder of a model: none, the bundled one by its name, or the one that was passed."""
+    """Return a model's encoder: `None`, the bundled one by its name, or the one that was passed."""
     if name is None:
         return None
     if name != BUNDLED_ENCODER and encoder is None:
@@ -200,7 +200,7 @@ def _find_encoder(path: str | Path, name: str | None, encoder: Any, *, tuned: bo
 
 
 def _own_tensors(network: Any) -> dict[str, Tensor]:
-    """Tensors without those of a foreign encoder that is frozen."""
+    """Return the network's tensors without those of a frozen foreign encoder."""
     frozen = isinstance(network.encoder, ForeignEncoder) and not network.encoder.tuned
     state = network.state_dict()
     return {name: tensor for name, tensor in state.items() if not (frozen and name.startswith(FOREIGN_TENSORS))}

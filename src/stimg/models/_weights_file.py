@@ -1,4 +1,4 @@
-"""One `.safetensors` file with weights and everything that is needed to use them again."""
+"""One `.safetensors` file with weights and all that is needed to use them again."""
 
 from __future__ import annotations
 
@@ -47,6 +47,11 @@ def write_weights(
     return hashlib.sha256(data).hexdigest()
 
 
+def damaged(path: str | Path, what: str) -> ValueError:
+    """Return the error that says what is wrong with a damaged file."""
+    return ValueError(f"{str(path)!r} is damaged: {what}. Copy or download it again.")
+
+
 def read_content(path: str | Path, kind: str) -> tuple[dict[str, Any], list[str]]:
     """Return a file's metadata, checked, and the names of its tensors; no pickle is read and no code is run."""
     path = Path(path)
@@ -56,12 +61,11 @@ def read_content(path: str | Path, kind: str) -> tuple[dict[str, Any], list[str]
     with _opened(path) as file:
         content = _parse_metadata(path, file.metadata() or {})
         names = list(file.keys())
-    config = content["config"]
-    nested = config.get("spatial") if isinstance(config, dict) else None
-    numbers = [pair for one in (config, nested) if isinstance(one, dict) for pair in one.items()]
-    if any(isinstance(value, int) and value > len(names) for name, value in numbers if name.endswith("layers")):
-        msg = f"The configuration of {str(path)!r} has more layers than the file has tensors. The file is damaged."
-        raise ValueError(msg)
+    config = content["config"] if isinstance(content["config"], dict) else {}
+    nested = config["spatial"] if isinstance(config.get("spatial"), dict) else {}
+    layers = [value for name, value in (*config.items(), *nested.items()) if name.endswith("layers")]
+    if any(isinstance(value, int) and value > len(names) for value in layers):
+        raise damaged(path, "its configuration has more layers than the file has tensors")
     found = content.get("kind", FIRST_KIND)
     if found != kind:
         msg = f"Expected {KINDS[kind]}, found {KINDS.get(found, repr(found))} in {str(path)!r}."
@@ -70,18 +74,21 @@ def read_content(path: str | Path, kind: str) -> tuple[dict[str, Any], list[str]
 
 
 def read_tensors(path: str | Path, expected: dict[str, tuple[int, ...]]) -> tuple[dict[str, Tensor], str]:
-    """Compare names and shapes of the tensors, then read them as float32; return them and the file's sha256."""
+    """Check the tensors' names and shapes, then return them as float32, and the file's sha256."""
     path = Path(path)
     with _opened(path) as file:
-        _check_tensors(path, expected, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})
+        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+        if found != expected:
+            missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+            wrong = [name for name, shape in expected.items() if found.get(name, shape) != shape]
+            what = f"missing {missing[:3]}, unexpected {unexpected[:3]}, wrong shape {wrong[:3]}"
+            raise damaged(path, f"its tensors do not fit its configuration ({what})")
         stored = {name: file.get_tensor(name) for name in expected}
         content = json.loads(file.metadata()[METADATA_KEY])
     written = content.pop(CHECKSUM_KEY, None)  # files of the first releases have none
     if written is not None and written != _checksum(content, stored):
-        msg = f"The checksum of {str(path)!r} does not match. The file is damaged: copy or download it again."
-        raise ValueError(msg)
-    tensors = {name: tensor.float() for name, tensor in stored.items()}
-    return tensors, hashlib.sha256(path.read_bytes()).hexdigest()
+        raise damaged(path, "its checksum does not match")
+    return {name: tensor.float() for name, tensor in stored.items()}, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _checksum(content: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
@@ -104,7 +111,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _parse_metadata(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Decode and check the model's own entry of the file's metadata."""
+    """Decode and check the model's own entry in the file's metadata."""
     if METADATA_KEY not in metadata:
         msg = f"{str(path)!r} is a safetensors file but not a stimg model: its metadata have no {METADATA_KEY!r} entry."
         raise ValueError(msg)
@@ -112,59 +119,40 @@ def _parse_metadata(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         content = json.loads(metadata[METADATA_KEY])
         version = int(content["format"])
     except (ValueError, KeyError, TypeError) as error:
-        msg = f"The {METADATA_KEY!r} metadata of {str(path)!r} cannot be read ({error}). The file is damaged."
-        raise ValueError(msg) from error
+        raise damaged(path, f"its {METADATA_KEY!r} metadata cannot be read ({error})") from error
     if version > FORMAT:
-        msg = f"{str(path)!r} has format {version}, this stimg reads up to {FORMAT}. Update stimg."
+        msg = f"{str(path)!r} has format {version}, but this stimg reads formats up to {FORMAT}. Update stimg."
         raise ValueError(msg)
     if missing := {"config", "genes", "card", "history"} - set(content):
-        msg = f"The metadata of {str(path)!r} lacks {sorted(missing)}. The file is damaged."
-        raise ValueError(msg)
+        raise damaged(path, f"its metadata lack {sorted(missing)}")
     if not isinstance(content["card"], dict) or not isinstance(content["card"].get("labels", []), list):
-        msg = f"The card of {str(path)!r} cannot be read. The file is damaged."
-        raise ValueError(msg)
+        raise damaged(path, "its card cannot be read")
     return content
 
 
 @contextmanager
 def readable(path: str | Path) -> Iterator[None]:
-    """Turn errors that a damaged configuration, card or history causes into one that says so."""
+    """Turn the errors that a damaged configuration, card or history causes into one that says so."""
     try:
         yield
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RuntimeError) as error:
-        msg = f"The metadata of {str(path)!r} cannot be used ({type(error).__name__}: {error}). The file is damaged."
-        raise ValueError(msg) from error
+        raise damaged(path, f"its metadata cannot be used ({type(error).__name__}: {error})") from error
 
 
 def check_card(path: str | Path, card: dict[str, Any], expected: dict[str, type]) -> None:
-    """Refuse a card that lacks what is needed to use a model, or holds it as another type or as no positive number."""
+    """Refuse a card without the fields that a model needs, with other types, or with numbers that are not positive."""
     for name, kind in expected.items():
         value = card.get(name)
         if not isinstance(value, kind) or (kind in (int, float) and not 0 < value < np.inf):  # type: ignore[operator]
-            msg = f"The card of {str(path)!r} has {name!r}: {value!r}. The file is damaged."
-            raise ValueError(msg)
+            raise damaged(path, f"its card has {value!r} as {name!r}")
 
 
 def check_vocabulary(path: str | Path, content: dict[str, Any]) -> np.ndarray:
-    """Return the genes of a file's metadata, str (n_genes,), or refuse one that is empty or has a gene twice."""
+    """Return the genes in a file's metadata, str (n_genes,); refuse an empty vocabulary, or one with a gene twice."""
     names = content["genes"]
     if not isinstance(names, list) or not names or not all(isinstance(gene, str) for gene in names):
-        msg = f"The vocabulary of {str(path)!r} cannot be read. The file is damaged."
-        raise ValueError(msg)
+        raise damaged(path, "its vocabulary cannot be read")
     genes = np.asarray(names, dtype=str)
     if len(np.unique(genes)) < len(genes):
-        msg = f"The vocabulary of {str(path)!r} has a gene twice. The file is damaged."
-        raise ValueError(msg)
+        raise damaged(path, "its vocabulary has a gene twice")
     return genes
-
-
-def _check_tensors(path: Path, expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> None:
-    """Compare names and shapes before anything is read."""
-    if expected == found:
-        return
-    wrong = [name for name in expected if name in found and found[name] != expected[name]]
-    msg = (
-        f"The tensors of {str(path)!r} do not fit its configuration: missing {sorted(set(expected) - set(found))[:3]}, "
-        f"unexpected {sorted(set(found) - set(expected))[:3]}, wrong shape {wrong[:3]}. The file is damaged."
-    )
-    raise ValueError(msg)

@@ -1,10 +1,10 @@
-"""Two encoders, of H&E and of expression, into a common space."""
+"""Two encoders, of H&E and of expression, into one common space."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,9 @@ from torch.utils.checkpoint import checkpoint
 from stimg.nn._config import Config, Limits, Recipe
 from stimg.nn._stain import StainStatistics
 from stimg.nn._vit import GeneMAE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 GeneEncoder = Literal["linear", "mlp", "embedding", "tuned"]
 N_LOOKS = 2 * StainStatistics.channels
@@ -104,7 +107,7 @@ class AlignNetwork(nn.Module):
     n_genes
         Number of genes.
     encoder
-        A module with `channels` and a pyramid, such as `ConvEncoder`; without one, only the stain is read.
+        A module with `channels` and a pyramid, such as `ConvEncoder`; without one, only the stain is used.
     """
 
     def __init__(self, config: AlignConfig, n_genes: int, encoder: nn.Module | None = None) -> None:
@@ -131,64 +134,43 @@ class AlignNetwork(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
 
     def encode_images(self, looks: Tensor, images: Tensor | None = None) -> Tensor:
-        """Embed the images around spots.
+        """Embed the images around spots as unit vectors, float32 (n, dim).
 
-        Parameters
-        ----------
-        looks
-            Stain in the middle and over the whole of each crop as z-scores, float32 (n, 2 * n_statistics).
-        images
-            With an encoder, the crops: float32 (n, 3, size, size) in [0, 1], the size a multiple of 32.
-
-        Returns
-        -------
-        Tensor
-            float32 (n, dim), unit vectors.
+        `looks`, float32 (n, 2 * n_statistics), is the stain in the middle and over the whole of each crop as z-scores.
+        If there is an encoder, `images` are the crops, float32 (n, 3, size, size) in [0, 1], the size a multiple of 32.
         """
         if self.encoder is None or self.image_norm is None or images is None:
             return F.normalize(self.image_head(looks), dim=1)
-        parts = []
-        for chunk in images.split(self.config.chunk_size):
-            if self.training and len(images) > self.config.chunk_size:
-                parts.append(checkpoint(self._pooled, chunk, use_reentrant=False))
-            else:
-                parts.append(self._pooled(chunk))
-        return F.normalize(self.image_head(torch.cat([self.image_norm(torch.cat(parts)), looks], 1)), dim=1)
+        pooled = self.image_norm(self._by_chunks(self._pooled, images))
+        return F.normalize(self.image_head(torch.cat([pooled, looks], 1)), dim=1)
 
     def encode_genes(self, values: Tensor) -> Tensor:
-        """Embed expression of spots and of their neighbours (n, 2 * n_genes), or spatial embeddings or states (n, d).
+        """Embed spots as unit vectors, float32 (n, dim).
 
-        Returns
-        -------
-        Tensor
-            float32 (n, dim), unit vectors.
+        `values` are the expression of the spots and of their neighbours (n, 2 * n_genes), or spatial embeddings or
+        states (n, d).
         """
         return F.normalize(self.gene_head(values), dim=1)
 
     def encode_surroundings(self, tokens: Tensor, positions: Tensor, present: Tensor) -> Tensor:
         """Return the states (n, d) that the spatial network computes for the spots in the middle of windows.
 
-        Parameters
-        ----------
-        tokens
-            float32 (n, size * size, d).
-        positions
-            float32 (n, size * size, 2), in units of the pitch.
-        present
-            bool (n, size * size): occupied sites; the middle one always is.
+        Windows are `tokens` float32 (n, size * size, d), `positions` float32 (n, size * size, 2) in units of the pitch,
+        and occupied sites `present`, bool (n, size * size); the middle site is always occupied.
         """
-        parts = []
-        for chunk in zip(*(part.split(self.config.chunk_size) for part in (tokens, positions, present)), strict=True):
-            if self.training and len(tokens) > self.config.chunk_size:
-                parts.append(checkpoint(self._middle_states, *chunk, use_reentrant=False))
-            else:
-                parts.append(self._middle_states(*chunk))
-        return torch.cat(parts)
+        return self._by_chunks(self._middle_states, tokens, positions, present)
 
     @property
     def scale(self) -> Tensor:
         """One over the temperature, at most 100."""
         return self.log_scale.clamp(max=-math.log(SMALLEST_TEMPERATURE)).exp()
+
+    def _by_chunks(self, compute: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """Compute by chunks; in training, several are checkpointed, so that memory does not grow with the batch."""
+        chunks = zip(*(part.split(self.config.chunk_size) for part in inputs), strict=True)
+        if self.training and len(inputs[0]) > self.config.chunk_size:
+            return torch.cat([checkpoint(compute, *chunk, use_reentrant=False) for chunk in chunks])
+        return torch.cat([compute(*chunk) for chunk in chunks])
 
     def _middle_states(self, tokens: Tensor, positions: Tensor, present: Tensor) -> Tensor:
         positions = positions - positions.masked_fill(~present[..., None], torch.inf).amin(1, keepdim=True)
@@ -202,7 +184,7 @@ class AlignNetwork(nn.Module):
 
 
 def head(n_inputs: int, config: AlignConfig) -> nn.Sequential:
-    """Make two layers that map into the common space."""
+    """Make the two layers that map into the common space."""
     return nn.Sequential(
         nn.Dropout(config.dropout),
         nn.Linear(n_inputs, config.hidden),

@@ -15,14 +15,14 @@ SMALLEST_RATIO = 1e-6
 
 @dataclass(frozen=True)
 class Recipe:
-    """What all configurations share: checks of their fields, conversion to JSON and back.
+    """What all configurations share: checks of their fields, and conversion to JSON and back.
 
-    Each subclass declares `learning_rate`, `weight_decay`, `warmup` and `batch_size` after its own fields, since files
-    keep that order.
+    Each subclass declares `learning_rate`, `weight_decay`, `warmup` and `batch_size` after its own fields, because
+    files keep that order.
     """
 
     _limits: ClassVar[Limits] = {"warmup": (0, 1)}
-    """Lowest value and upper bound (excluded) of fields; by default integers start at 1, other numbers at 0."""
+    """Lowest value and upper bound (excluded) of a field; by default, integers start at 1 and other numbers at 0."""
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self)).items():
@@ -46,16 +46,16 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Build a configuration from `to_dict`'s result; unknown fields are an error."""
+        """Build a configuration from the result of `to_dict`; unknown fields are an error."""
         known = {field.name for field in fields(cls)}
         if unknown := set(values) - known:
-            msg = f"Unknown configuration fields {sorted(unknown)}; known are {sorted(known)}."
+            msg = f"Unknown configuration fields {sorted(unknown)}. Expected some of {sorted(known)}."
             raise ValueError(msg)
         return cls(**cls._from_json(values))
 
     @classmethod
     def _from_json(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Restore types that JSON does not have."""
+        """Restore the types that JSON lacks."""
         return values
 
 
@@ -160,7 +160,7 @@ CONFIGS: dict[str, Config] = {
 
 
 def get_config(config: str | Config) -> Config:
-    """Return the configuration of a name in `CONFIGS`, or a `Config` as it is."""
+    """Return the configuration with that name in `CONFIGS`; a `Config` is returned as it is."""
     if isinstance(config, Config):
         return config
     if config not in CONFIGS:

@@ -88,9 +88,9 @@ class FusionBlock(nn.Module):
     """Refine the encoder's map of a level and mix it with that of the coarser level by attention between the two.
 
     After PixNet's separable attention fusion (arXiv 2503.01347): depthwise convolution with SiLU, norm and residual;
-    queries, keys and values by 1 x 1 convolutions. Here each pixel attends over its two sources (the level's own
-    feature and that of the coarser level), with several heads, instead of over all pixels: no seams between
-    windows, and time proportional to the area.
+    queries, keys and values by 1 x 1 convolutions. Here each pixel attends, with several heads, to its two sources (the
+    feature of its own level and that of the coarser one) instead of to all pixels, so that windows have no seams and
+    the time is proportional to the area.
     """
 
     heads = 4
@@ -120,7 +120,7 @@ class FusionBlock(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the resolution: depth-to-space in the deep levels, bilinear in the shallow ones (PixNet)."""
+    """Double the resolution, by depth-to-space in the deep levels and bilinearly in the shallow ones (as in PixNet)."""
 
     def __init__(self, dim: int, *, deep: bool) -> None:
         super().__init__()
@@ -150,17 +150,21 @@ class DenseNetwork(nn.Module):
         `ConvEncoder`, or another module with `channels`, `strides` and a pyramid.
     """
 
+    stain_weight: Tensor
+    gene_mean: Tensor
+    gene_sd: Tensor
+
     def __init__(self, config: DenseConfig, n_genes: int, encoder: nn.Module | None = None) -> None:
         super().__init__()
         self.config = config
         self.encoder = ConvEncoder() if encoder is None else encoder
         dim = config.dim
         channels: Any = self.encoder.channels
+        strides: Any = self.encoder.strides
         self.levels = (4, 8, 16, 32)
-        nearest = [min(range(len(channels)), key=lambda i: abs(self.encoder.strides[i] - s)) for s in self.levels]  # type: ignore[index, operator]
-        self.taken = nearest
-        self.bottom = nn.Conv2d(channels[nearest[-1]], dim, 1)
-        self.fusions = nn.ModuleList([FusionBlock(channels[i], dim) for i in nearest[:-1]])
+        self.taken = [min(range(len(channels)), key=lambda i: abs(strides[i] - level)) for level in self.levels]
+        self.bottom = nn.Conv2d(channels[self.taken[-1]], dim, 1)
+        self.fusions = nn.ModuleList([FusionBlock(channels[i], dim) for i in self.taken[:-1]])
         self.upsamples = nn.ModuleList([Upsample(dim, deep=level >= 2) for level in range(1, len(self.levels))])
         self.norm = ChannelNorm(dim)
         self.hidden = nn.Sequential(nn.Conv2d(dim, 2 * dim, 1), nn.GELU(), nn.Conv2d(2 * dim, dim, 1))
@@ -168,13 +172,10 @@ class DenseNetwork(nn.Module):
         self.dropout = nn.Dropout1d(config.dropout)
         self.head = nn.Linear(dim, n_genes)
         nn.init.normal_(self.head.weight, std=dim**-0.5)
-        self.register_buffer("stain_weight", torch.zeros(n_genes, self.stain.channels))
-        self.stain_weight: Tensor
         nn.init.zeros_(self.head.bias)
+        self.register_buffer("stain_weight", torch.zeros(n_genes, self.stain.channels))
         self.register_buffer("gene_mean", torch.zeros(n_genes))
         self.register_buffer("gene_sd", torch.ones(n_genes))
-        self.gene_mean: Tensor
-        self.gene_sd: Tensor
 
     def start_from_programs(self, mean: Tensor, sd: Tensor, programs: Tensor) -> None:
         """Set the genes' mean and deviation (n_genes,), and the first columns of the head to programs (n, n_genes)."""
@@ -197,48 +198,37 @@ class DenseNetwork(nn.Module):
                 parameter.zero_()
 
     def _weights(self, genes: Tensor | slice = slice(None)) -> Tensor:
-        """Weights of the map's channels, (n_genes, dim + stain statistics)."""
+        """Return the weights of the map's channels (n_genes, dim + stain statistics)."""
         return torch.cat([self.head.weight[genes], self.stain_weight[genes]], 1)
 
     def features(self, images: Tensor, slide: Tensor) -> Tensor:
-        """Channels of the dense map.
+        """Return the channels of the dense map, float32 (n, dim + stain statistics, height / 4, width / 4).
 
-        Parameters
-        ----------
-        images
-            uint8 (n, 3, height, width), sides multiples of 32; or float in [0, 1].
-        slide
-            Mean and deviation of the stain statistics over the spots of each image's slide, float32 (n, 2,
-            n_statistics).
-
-        Returns
-        -------
-        Tensor
-            float32 (n, dim + stain statistics, height / 4, width / 4).
+        `images` (n, 3, height, width) are uint8, or float in [0, 1], with sides that are multiples of 32. `slide`,
+        float32 (n, 2, n_statistics), is the mean and deviation of the stain statistics over the spots of each slide.
         """
         images = images.float() / 255 if images.dtype == torch.uint8 else images
         return torch.cat([self.decode(images), self.statistics(images, slide)], 1)
 
     def statistics(self, images: Tensor, slide: Tensor) -> Tensor:
-        """Stain statistics of images in [0, 1], standardised within each image's slide and bounded.
+        """Return stain statistics of images in [0, 1], standardised within each image's slide and bounded.
 
-        A single pixel can differ from the slide's mean far more than any whole spot does, and expression does not grow
+        A single pixel can differ from the slide's mean far more than any whole spot does, but expression does not grow
         in proportion: bounded statistics make a regression that was learned on spots sharper on small areas.
         """
         mean, sd = slide[..., None, None].unbind(1)
         return STAIN_BOUND * torch.tanh((self.stain(images) - mean) / (sd * STAIN_BOUND))
 
     def decode(self, images: Tensor) -> Tensor:
-        """Learned channels (n, dim, height / 4, width / 4) of images in [0, 1]."""
+        """Return the learned channels (n, dim, height / 4, width / 4) of images in [0, 1]."""
         pyramid = self.encoder(images)
         height, width = images.shape[-2:]
 
         def level(i: int) -> Tensor:
             size = (height // self.levels[i], width // self.levels[i])
             found = pyramid[self.taken[i]]
-            if found.shape[-2:] == size:
-                return found
-            return F.interpolate(found, size, mode="bilinear", align_corners=False)
+            same = found.shape[-2:] == size
+            return found if same else F.interpolate(found, size, mode="bilinear", align_corners=False)
 
         x = self.bottom(level(len(self.levels) - 1))
         for i in reversed(range(len(self.levels) - 1)):
@@ -246,20 +236,10 @@ class DenseNetwork(nn.Module):
         return self.hidden(self.norm(x))
 
     def read(self, features: Tensor, footprints: Tensor) -> Tensor:
-        """Standardised expression of shapes.
+        """Return standardised expression of shapes, float32 (n_shapes, n_genes), from features (n, channels, h, w).
 
-        Parameters
-        ----------
-        features
-            From `features`, shape (n, channels, h, w).
-        footprints
-            Sparse, shape (n_shapes, n * h * w): weight of each pixel of the map in each shape. Rows that sum to one
-            give the mean; areas divided by the area of a training spot give the sum.
-
-        Returns
-        -------
-        Tensor
-            float32 (n_shapes, n_genes).
+        `footprints`, sparse (n_shapes, n * h * w), are the weights of the map's pixels in each shape. Rows that sum to
+        one give the mean; areas divided by the area of a training spot give the sum.
         """
         inside = torch.sparse.mm(footprints, features.movedim(1, -1).flatten(0, 2))
         total = torch.sparse.sum(footprints, 1).to_dense().unsqueeze(1)
@@ -268,11 +248,11 @@ class DenseNetwork(nn.Module):
         return F.linear(inside, self._weights()) + total * self.head.bias
 
     def expression(self, standardised: Tensor, genes: Tensor | slice = slice(None)) -> Tensor:
-        """Log-normalised expression (n, n_genes) from standardised values of these genes."""
+        """Return log-normalised expression (n, n_genes) from standardised values of these genes."""
         return standardised * self.gene_sd[genes] + self.gene_mean[genes]
 
     def gene_map(self, features: Tensor, genes: Tensor) -> Tensor:
-        """Dense log-normalised maps of some genes, float32 (n, len(genes), h, w)."""
+        """Return dense log-normalised maps of some genes, float32 (n, len(genes), h, w)."""
         maps = torch.einsum("ndhw,gd->nghw", features, self._weights(genes))
         maps = maps + self.head.bias[genes, None, None]
         return maps * self.gene_sd[genes, None, None] + self.gene_mean[genes, None, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 
 BUNDLED_ENCODER = "stimg-conv"
 CONV_CHANNELS = (32, 64, 128, 192)
-CONV_STRIDES = (4, 8, 16, 32)
 
 
 class ChannelNorm(nn.Module):
@@ -47,42 +47,28 @@ class ConvBlock(nn.Module):
 class ConvEncoder(nn.Module):
     """The bundled encoder `"stimg-conv"`: four stages at strides 4, 8, 16 and 32, trained from scratch.
 
-    Attributes
-    ----------
-    channels, strides
-        Channels and strides of the pyramid, finest level first.
+    `channels` and `strides` are those of its pyramid, finest level first.
     """
 
     channels = CONV_CHANNELS
-    strides = CONV_STRIDES
+    strides = (4, 8, 16, 32)
 
     def __init__(self) -> None:
         super().__init__()
-        stages = []
-        previous = 3
-        for level, channels in enumerate(CONV_CHANNELS):
-            stride = 4 if level == 0 else 2
-            kernel = 7 if level == 0 else 2
-            down = nn.Conv2d(previous, channels, kernel, stride, padding=3 if level == 0 else 0)
+        stages: list[nn.Module] = []
+        for previous, channels in pairwise((3, *CONV_CHANNELS)):
+            kernel, stride, padding = (2, 2, 0) if stages else (7, 4, 3)
+            down = nn.Conv2d(previous, channels, kernel, stride, padding)
             stages.append(nn.Sequential(down, ChannelNorm(channels), ConvBlock(channels), ConvBlock(channels)))
-            previous = channels
         self.stages = nn.ModuleList(stages)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Features of images.
+        """Return features (n, channels, height / stride, width / stride), finest first, of images in [0, 1].
 
-        Parameters
-        ----------
-        images
-            float32, shape (n, 3, height, width), sides multiples of 32, values in [0, 1].
-
-        Returns
-        -------
-        list
-            Features (n, channels, height / stride, width / stride), finest first.
+        Images are float32 (n, 3, height, width) with sides that are multiples of 32.
         """
         features = []
-        x = 4 * (images - 0.75)  # tissue and background on both sides of zero
+        x = 4 * (images - 0.75)  # tissue and background lie on both sides of zero
         for stage in self.stages:
             x = stage(x)
             features.append(x)
@@ -111,6 +97,9 @@ class ForeignEncoder(nn.Module):
         The object has neither interface, or returns something else.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, encoder: Any, *, tuned: bool = False) -> None:
         super().__init__()
         self.tuned = tuned
@@ -133,8 +122,6 @@ class ForeignEncoder(nn.Module):
         mean, std = (steps[0].mean, steps[0].std) if steps else ((0.0,) * 3, (1.0,) * 3)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
-        self.mean: Tensor
-        self.std: Tensor
         patch = getattr(encoder, "patch_size", 1)
         self.patch = int(patch[0] if isinstance(patch, tuple | list) else patch)
         with torch.no_grad():
@@ -160,7 +147,7 @@ class ForeignEncoder(nn.Module):
             return maps
         if len(maps) == 1 and isinstance(maps[0], Tensor) and maps[0].ndim == 3:
             tokens = maps[0]
-            side = math.isqrt(tokens.shape[1])  # class and register tokens, fewer than 2 side + 1, come first
+            side = math.isqrt(tokens.shape[1])  # fewer than 2 side + 1 class and register tokens come first
             return [tokens[:, tokens.shape[1] - side**2 :].transpose(1, 2).unflatten(2, (side, side))]
         found = [tuple(one.shape) if isinstance(one, Tensor) else type(one).__name__ for one in maps]
         msg = f"Expected `encoder` to return maps (n, channels, h, w) or tokens (n, tokens, channels), found {found}."
@@ -174,14 +161,14 @@ class ForeignEncoder(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Features of images in [0, 1], as `ConvEncoder.forward`; windows must be square for tokens."""
+        """Return features of images in [0, 1] as `ConvEncoder` does; for tokens, the images must be square."""
         with torch.set_grad_enabled(self.tuned and torch.is_grad_enabled()):
             maps = self._maps(images)
         return [self.detail(images), *maps]
 
 
 def get_encoder(encoder: Any, *, tuned: bool = False) -> nn.Module:
-    """Return an encoder: `"stimg-conv"`, a foundation model's name in lazyslide-models, a module or an object.
+    """Return an encoder from `"stimg-conv"`, a foundation model's name in lazyslide-models, a module or an object.
 
     Raises
     ------
@@ -190,7 +177,7 @@ def get_encoder(encoder: Any, *, tuned: bool = False) -> nn.Module:
     ValueError
         No encoder has that name.
     TypeError
-        The object returns no dense features.
+        The object does not return dense features.
     """
     if isinstance(encoder, ConvEncoder | ForeignEncoder):
         return encoder
@@ -203,7 +190,7 @@ def get_encoder(encoder: Any, *, tuned: bool = False) -> nn.Module:
     except ModuleNotFoundError as error:
         msg = (
             f"`encoder`={encoder!r} is not bundled. Pathology foundation models (uni, conch, phikon, h-optimus-0, ...) "
-            "come with the extra `pip install stimg[histology]`, under their own licences; most ask for an account."
+            "come with the extra `pip install stimg[histology]`, under their own licences; most need an account."
         )
         raise ModuleNotFoundError(msg) from error
     if encoder not in MODEL_REGISTRY:

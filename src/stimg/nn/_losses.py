@@ -31,7 +31,7 @@ def negative_binomial_loss(means: Tensor, counts: Tensor, dispersion: Tensor) ->
 def uncorrelated(predicted: Tensor, truth: Tensor) -> Tensor:
     """One minus the Pearson correlation over the batch, averaged over genes (PixNet); NaN in `truth` is left out.
 
-    Zero for fewer than three spots; genes that are constant in the batch do not count.
+    It is zero for fewer than three spots; genes that are constant in the batch do not count.
     """
     if len(truth) < 3:
         return predicted.sum() * 0

@@ -1,4 +1,4 @@
-"""Which entries of a batch of patches are hidden from the encoder."""
+"""The entries of a batch of patches that are hidden from the encoder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def draw_hidden(
     channel_mask
         bool, shape (batch, channels): the channel is a gene, not padding.
     config
-        Gives `mask`, `site_ratio` and `gene_ratio`.
+        For its `mask`, `site_ratio` and `gene_ratio`.
     generator
         Source of randomness, on the CPU, so that every device hides the same entries.
 
@@ -30,8 +30,8 @@ def draw_hidden(
     -------
     Tensor
         bool, shape (batch, sites, channels). A site whose channels are all hidden is not shown to the encoder. At
-        least one site of every window stays visible: where chance hides all of them, the first site that no region
-        hides is shown whole.
+        least one site of every window stays visible: if chance hides all of them, the first site outside the hidden
+        regions is shown whole.
     """
     real = present[..., None] & channel_mask[:, None, :]
     open_sites, hidden = present, torch.zeros_like(real)
@@ -61,5 +61,4 @@ def _draw_sites(present: Tensor, ratio: float, side: int | None, generator: torc
         mask = mask[:, shift[0] : shift[0] + size, shift[1] : shift[1] + size]
         hidden[choice == k] = mask[choice == k]
     flat = hidden.reshape(batch, sites).to(present.device)
-    shown = (present & ~flat).any(1, keepdim=True)
-    return flat & shown
+    return flat & (present & ~flat).any(1, keepdim=True)

@@ -15,19 +15,14 @@ WIDE_WEIGHT = 0.3
 class StainStatistics(nn.Module):
     """Statistics of the stain around each pixel of the map.
 
-    Mean and standard deviation of each channel's optical density over several widths; and over the narrowest and the
-    widest, how much each channel changes from pixel to pixel at several scales (nuclei, fibres). They predict much of a
-    spot's expression, and a few hundred spots are enough to learn that. Comparing them with the slide's other spots
-    removes most of the differences between laboratories' stains (as AdaBN does with a network's features, arXiv
-    1603.04779).
+    These are the mean and standard deviation of each channel's optical density over several widths and, over the
+    narrowest and the widest, how much each channel changes from pixel to pixel at several scales (nuclei, fibres). They
+    predict much of a spot's expression, and a few hundred spots are enough to learn how. Comparing them with the
+    slide's other spots removes most of the differences between laboratories' stains (as AdaBN does with a network's
+    features, arXiv 1603.04779).
 
-    Attributes
-    ----------
-    channels
-        Number of statistics.
-    weights
-        float32 (channels,): 1 for the narrowest width, less for wider ones. A penalised regression on statistics times
-        weights prefers what is near, so that the map is as sharp as the spots allow.
+    `weights`, float32 (channels,), are 1 for the narrowest width and less for wider ones. A penalised regression on
+    statistics times weights prefers what is near, so that the map is as sharp as the spots allow.
     """
 
     channels = 3 * 2 * len(STAIN_WIDTHS) + 3 * 2 * len(TEXTURE_SCALES)
@@ -39,7 +34,7 @@ class StainStatistics(nn.Module):
         self.weights = torch.tensor(moments + len(TEXTURE_SCALES) * (3 * near + 3 * far))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Statistics of images in [0, 1], float32 (n, channels, h / 4, w / 4), not yet standardised."""
+        """Return statistics of images in [0, 1], float32 (n, channels, h / 4, w / 4), not yet standardised."""
         density = -torch.log(images.clamp(min=1 / 255))
         moments = F.avg_pool2d(torch.cat([density, density.square()], 1), MAP_STRIDE)
         found = []
@@ -55,7 +50,7 @@ class StainStatistics(nn.Module):
 
 
 def mean_around(x: Tensor, width: int) -> Tensor:
-    """Mean of the `width` x `width` pixels around each pixel, of those inside the image."""
+    """Return the mean of the `width` x `width` pixels around each pixel that lie inside the image."""
     half = width // 2
     rows = F.avg_pool2d(x, (width, 1), 1, (half, 0), count_include_pad=False)
     return F.avg_pool2d(rows, (1, width), 1, (0, half), count_include_pad=False)

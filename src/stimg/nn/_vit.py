@@ -47,7 +47,7 @@ class Block(nn.Module):
 
 
 def rotary_angles(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Cosine and sine, each (batch, 1, tokens, head_dim / 2), of positions (batch, tokens, 2) in units of the pitch.
+    """Return cosine and sine (batch, 1, tokens, head_dim / 2) for positions (batch, tokens, 2) in units of the pitch.
 
     Half of the frequencies turn with x, half with y, so that attention depends on the true offset between two sites
     and not on where they lie in the window (Su et al. 2021, arXiv 2104.09864; axial form).
@@ -75,7 +75,7 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(config.dim)
 
     def forward(self, x: Tensor, positions: Tensor, valid: Tensor) -> Tensor:
-        """Map tokens (batch, tokens, dim); only `valid` ones (batch, tokens) are read, the rows of others are zero."""
+        """Map tokens (batch, tokens, dim); only `valid` ones (batch, tokens) are used, others become zero."""
         order = (~valid).to(torch.uint8).argsort(dim=1, stable=True)[:, : max(int(valid.sum(1).max()), 1)]
         index = order[..., None].expand(-1, -1, x.shape[-1])
         valid = valid.gather(1, order)
@@ -127,7 +127,7 @@ class GeneMAE(nn.Module):
             self.label_head = nn.Linear(config.dim, n_labels)
 
     def input_layer(self, genes: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Weight and offset of `genes` (...), each (..., dim); without offsets, `None`.
+        """Return weight and offset (..., dim) of `genes` (...); the offset is `None` if the token has none.
 
         A channel adds `value * weight + offset` to its token.
         """
@@ -136,11 +136,11 @@ class GeneMAE(nn.Module):
 
     @staticmethod
     def token_scale(n_channels: Tensor) -> Tensor:
-        """Factor that turns a sum over `n_channels` visible channels into a token."""
+        """Return the factor that turns a sum over `n_channels` visible channels into a token."""
         return REFERENCE_CHANNELS**0.5 / n_channels.clamp(min=1)
 
     def tokens(self, expression: Tensor, genes: Tensor, shown: Tensor) -> Tensor:
-        """Tokens (batch, sites, dim) of `expression` (batch, sites, channels) where `shown`, for `genes`."""
+        """Return tokens (batch, sites, dim) of the `shown` entries of `expression` (batch, sites, channels)."""
         weight, offset = self.input_layer(genes)
         share = shown.to(expression.dtype)
         total = (expression * share) @ weight
@@ -149,16 +149,16 @@ class GeneMAE(nn.Module):
         return total * self.token_scale(share.sum(-1, keepdim=True))
 
     def encode(self, tokens: Tensor, positions: Tensor, valid: Tensor) -> Tensor:
-        """Return encoder output (batch, sites, dim); rows of sites that are not `valid` are zero."""
+        """Return the encoder's output (batch, sites, dim), zero for sites that are not `valid`."""
         return self.encoder(tokens, positions, valid)
 
     def decode(self, encoded: Tensor, positions: Tensor, present: Tensor, visible: Tensor) -> Tensor:
-        """Return decoder states (batch, sites, dim) at every present site; mask tokens stand where not `visible`."""
+        """Return decoder states (batch, sites, dim) of present sites; those not `visible` enter as mask tokens."""
         states = torch.where(visible[..., None], self.bridge(encoded), self.mask_token.to(encoded.dtype))
         return self.decoder(states, positions, present)
 
     def predict(self, states: Tensor, genes: Tensor) -> Tensor:
-        """Predicted values (batch, sites, channels) of `genes` (batch, channels) from decoder states."""
+        """Return predicted values (batch, sites, channels) of `genes` (batch, channels) from decoder states."""
         return torch.baddbmm(self.gene_bias[genes][:, None], states, self.gene_out[genes].transpose(1, 2))
 
     @torch.no_grad()
@@ -172,12 +172,8 @@ class GeneMAE(nn.Module):
     def start_from_programs(self, loadings: Tensor, variance: Tensor) -> None:
         """Start the gene tables from principal gene programs of the training slides.
 
-        Parameters
-        ----------
-        loadings
-            float32 (n_genes, k): orthonormal columns, sorted by decreasing variance.
-        variance
-            float32 (k,): variance of the scores along each.
+        Their `loadings`, float32 (n_genes, k), are orthonormal columns sorted by decreasing `variance` of the scores
+        along each, float32 (k,).
         """
         n_genes, dim = self.gene_in.shape
         k = min(loadings.shape[1], dim // 2)
@@ -189,15 +185,11 @@ class GeneMAE(nn.Module):
 
     @torch.no_grad()
     def start_from(self, other: GeneMAE, rows: Tensor) -> None:
-        """Start from a trained network.
+        """Start from a trained network of the same configuration.
 
-        Parameters
-        ----------
-        other
-            A network of the same configuration. Its gene programs and labels are left out: they belong to other slides.
-        rows
-            int64 (n_genes,): row of every gene in the other network's tables, -1 for genes that it lacks. Those add
-            nothing to tokens and are predicted as their mean until training changes that.
+        `rows`, int64 (n_genes,), are the rows of all genes in the other network's tables, -1 for genes that it lacks:
+        these add nothing to tokens and are predicted as their mean until training changes that. The other network's
+        gene programs and labels are left out, since they belong to other slides.
         """
         mine = self.state_dict()
         known = rows >= 0
@@ -214,10 +206,10 @@ class GeneMAE(nn.Module):
         return light.eval()
 
     def program_error(self, residual: Tensor, genes: Tensor, count: Tensor) -> Tensor:
-        """Mean squared error of gene program scores, estimated from the `count` (batch, sites, 1) judged entries.
+        """Return the mean squared error of gene program scores, from `count` (batch, sites, 1) judged entries.
 
         Single genes are mostly noise, which averages out along a program. Squared errors are divided by the variance of
-        a score of that many genes, signal and sampling noise together. The `residual` of other entries is zero.
+        a score from that many genes, signal and sampling noise together. The `residual` of all other entries is zero.
         """
         share = count.clamp(min=1) / len(self.programs)
         score = residual @ self.programs[genes] / share
@@ -226,13 +218,13 @@ class GeneMAE(nn.Module):
         return error.masked_fill(~seen, 0).sum() / seen.sum().clamp(min=1)
 
     def label_error(self, states: Tensor, labels: Tensor, choice: Tensor) -> Tensor:
-        """Cross-entropy of `labels` (batch, sites), -1 for none, over each window's `choice` (batch, n_labels)."""
+        """Return the cross-entropy of `labels` (batch, sites), -1 for none, among each window's `choice` of labels."""
         scores = self.label_head(states).float().masked_fill(~choice[:, None], -torch.inf)
         known = labels >= 0
         return F.cross_entropy(scores[known], labels[known], reduction="sum") / known.sum().clamp(min=1)
 
     def states(self, batch: dict[str, Tensor], shown: Tensor) -> Tensor:
-        """Return decoder states (batch, sites, dim) at every present site from the entries that are `shown`."""
+        """Return decoder states (batch, sites, dim) at all present sites from the entries that are `shown`."""
         present, positions, visible = batch["present"], batch["positions"], shown.any(-1)
         tokens = self.tokens(batch["expression"], batch["genes"], shown)
         return self.decode(self.encode(tokens, positions, visible), positions, present, visible)
@@ -240,9 +232,9 @@ class GeneMAE(nn.Module):
     def forward(self, batch: dict[str, Tensor], hidden: Tensor, anchor: GeneMAE | None = None) -> Output:
         """Predict the `hidden` entries (batch, sites, channels) of a batch from the rest.
 
-        The loss is the mean squared error over hidden entries of present sites and real channels, plus, as weighted by
-        the configuration, the error in gene programs, the cross-entropy of expert labels, and the squared distance to
-        the states of an `anchor` from which nothing is hidden.
+        The loss is the mean squared error over hidden entries of present sites and real channels, plus, with the
+        weights in the configuration, the error in gene programs, the cross-entropy of expert labels, and the squared
+        distance to the states of an `anchor` from which nothing is hidden.
         """
         present, genes = batch["present"], batch["genes"]
         real = present[..., None] & batch["channel_mask"][:, None, :]
