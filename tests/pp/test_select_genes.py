@@ -146,12 +146,7 @@ def gradient():
 
 
 def select_moran(slide, *args, **kwargs):
-    with warnings.catch_warnings():
-        # squidpy and what it imports
-        warnings.filterwarnings("ignore", category=SyntaxWarning)
-        warnings.filterwarnings("ignore", category=FutureWarning)
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        return stimg.pp.select_genes(slide, *args, method="moran", **kwargs)
+    return stimg.pp.select_genes(slide, *args, method="moran", **kwargs)
 
 
 def test_moran_finds_genes_that_vary_in_space(gradient):

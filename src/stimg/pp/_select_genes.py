@@ -65,7 +65,7 @@ def select_genes(
     n_genes
         Number of genes with a weight above 0; there are fewer if fewer vary.
     method
-        `"variance"`, or `"moran"`: the `n_genes` with the highest Moran's I (by squidpy) among the `2 * n_genes` most
+        `"variance"`, or `"moran"`: the `n_genes` with the highest Moran's I (by scanpy) among the `2 * n_genes` most
         variable genes; the weight is Moran's I where it is above 0.
     genes
         Use exactly these genes, weighted by their variance. `n_genes` and `method` are then ignored.
