@@ -108,7 +108,8 @@ def main() -> None:
     args = parser.parse_args()
     logging.getLogger("stimg").setLevel(logging.ERROR)
     stimg.settings.progress = False
-    found = expression_results(Path(os.environ["STIMG_DATA_DIR"])) | synthetic_results() | image_results()
+    # Training first: what ran before it in the process can move its last bits.
+    found = synthetic_results() | image_results() | expression_results(Path(os.environ["STIMG_DATA_DIR"]))
     if args.what == "keep":
         np.savez_compressed(args.file, **found)
         return

@@ -240,6 +240,8 @@ def test_bad_input_to_the_rest(slides, model, embedded):
         stimg.tl.retrieve(embedded, [embedded], names="one")
     with pytest.raises(KeyError, match="genes"):
         stimg.tl.retrieve_expression(embedded, embedded, ["none"])
+    with pytest.raises(ValueError, match="at least one slide in `reference`"):
+        stimg.tl.retrieve_expression(embedded, [], ["Gene0"])
     with pytest.raises(TypeError, match="model"):
         stimg.tl.embed_pairs(embedded, 3)
     with pytest.raises(ValueError, match="gene_key_added"):

@@ -84,6 +84,9 @@ def retrieve_expression(
     table = resolve_table(adata, table_key, copy=copy)
     queries = pair_embeddings([table], query_rep)
     given = list(reference) if isinstance(reference, list | tuple) else [reference]
+    if not given:
+        msg = "Expected at least one slide in `reference`, found an empty list."
+        raise ValueError(msg)
     tables = [resolve_table(slide, table_key) for slide in given]
     check_gene_list(genes)
     wanted = list(genes)
