@@ -234,7 +234,7 @@ def test_bad_input_to_training(patches, options, error, message):
 def test_bad_input_to_the_rest(slides, model, embedded):
     with pytest.raises(KeyError, match="embed_pairs"):
         stimg.tl.retrieve(embedded, stimg.datasets.synthetic(n_obs=50, n_genes=20))
-    with pytest.raises(ValueError, match="one space"):
+    with pytest.raises(ValueError, match="same embedding space"):
         stimg.tl.retrieve(np.zeros(3), embedded)
     with pytest.raises(ValueError, match="names"):
         stimg.tl.retrieve(embedded, [embedded], names="one")

@@ -1,4 +1,4 @@
-"""What a table's own expression adds to a pretrained embedding."""
+"""Components of a table's own expression, which are added to a pretrained embedding."""
 
 from __future__ import annotations
 
@@ -20,20 +20,11 @@ RADIUS = 2.3  # pitches; two rings of a hexagonal lattice, and the 20 nearest of
 
 
 def local_components(slides: list[Slide]) -> list[np.ndarray]:
-    """Principal components of the sections' own expression, averaged over nearby sites.
+    """Return principal components of expression, averaged over nearby sites, float32 (n_sites, k) for each section.
 
-    Components are those of the z-scored most variable genes over all sections together (of at most 2,000 sites),
-    whether or not a model knows the genes.
-
-    Parameters
-    ----------
-    slides
-        The sections of one table, with the same genes.
-
-    Returns
-    -------
-    list
-        float32 (n_sites, k) for each section; `k` is 30, or fewer where sites or genes are few.
+    The sections are those of one table, with the same genes. The components of the z-scored, most variable genes are
+    fitted to at most 2,000 sites of all sections together, whether or not a model knows the genes; `k` is 30, or less
+    if there are few sites or genes.
     """
     from sklearn.decomposition import PCA
 
@@ -49,7 +40,7 @@ def local_components(slides: list[Slide]) -> list[np.ndarray]:
     for slide in slides:
         sites = np.linspace(0, slide.n_sites - 1, max(1, round(share * slide.n_sites))).astype(np.int64)
         sample.append(slide.standardise(take_columns(slide.expression[sites], genes).toarray(), genes))
-    # Four power iterations: as good as an exact solver for domains, and several times as fast.
+    # With four power iterations, domains are as good as with an exact solver, several times as fast.
     solver = PCA(n_components, svd_solver="randomized", iterated_power=4, random_state=0)
     with one_thread():
         fitted = solver.fit(np.concatenate(sample))
@@ -57,7 +48,7 @@ def local_components(slides: list[Slide]) -> list[np.ndarray]:
 
 
 def _neighbour_means(slide: Slide) -> sparse.csr_array:
-    """Matrix float32 (n_sites, n_sites) that averages over the sites within `RADIUS` of each, itself included."""
+    """Return the matrix that averages over the sites within `RADIUS` of each, itself included, float32 (n, n)."""
     from scipy.spatial import cKDTree
 
     pairs = cKDTree(slide.positions()).query_pairs(RADIUS, output_type="ndarray")
@@ -68,7 +59,7 @@ def _neighbour_means(slide: Slide) -> sparse.csr_array:
 
 
 def join(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Join two embeddings of the same observations, each centred and of a total variance of one."""
+    """Join two embeddings of the same observations, each centred and scaled to a total variance of one."""
     parts = []
     for part in (first, second):
         centred = part - part.mean(0)

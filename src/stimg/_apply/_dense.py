@@ -1,4 +1,4 @@
-"""Apply a dense network to slides of any size: read blocks with a margin, keep their cores."""
+"""Apply a dense network to images of any size: read blocks with a margin, and keep their cores."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy import sparse
 
 from stimg._image._crops import read_crop
-from stimg._image._footprints import as_tensor
+from stimg._image._footprints import pixel_weights
 from stimg._settings import settings
 from stimg.nn._dense import COARSEST_STRIDE
 from stimg.nn._stain import MAP_STRIDE
@@ -28,18 +27,17 @@ MARGIN = 32  # least context on each side, in pixels of the map
 
 
 def map_pixel_um(model: ExpressionModel) -> float:
-    """Side of a pixel of the dense map in micrometres."""
+    """Return the side of a pixel of the dense map in micrometres."""
     return MAP_STRIDE * float(model.card["mpp"])
 
 
 def read_shapes(
     model: ExpressionModel, image: SlideImage, shapes: Disks | Polygons, genes: np.ndarray, **options: Any
 ) -> np.ndarray:
-    """Log-normalised expression float32 (n_shapes, len(genes)) of the model's genes at these rows; never negative."""
-    network = model.network
+    """Predict log-normalised expression, never negative, of `genes` (rows of the model's), float32 (n_shapes, n)."""
     blocks, of_shape = np.unique(np.floor(shapes.centres / CORE).astype(int), axis=0, return_inverse=True)
     of_shape = of_shape.ravel()
-    step = COARSEST_STRIDE // MAP_STRIDE  # blocks begin at pixels of the coarsest level
+    step = COARSEST_STRIDE // MAP_STRIDE  # blocks start at pixels of the coarsest level
     margin = int(-(-max(MARGIN, shapes.reach.max() + MARGIN / 4) // step) * step)
     values = np.empty((len(of_shape), len(genes)), dtype=np.float32)
     trained_area = np.pi * (model.card["diameter_um"] / 2 / map_pixel_um(model)) ** 2
@@ -47,10 +45,9 @@ def read_shapes(
         chosen = np.flatnonzero(of_shape == i)
         origin = blocks[i] * CORE - margin
         areas = shapes.take(chosen).footprints(origin, (features.shape[2], features.shape[3]))
-        scale = 1 / areas.sum(1) if model.config.aggregation == "mean" else np.full(len(chosen), 1 / trained_area)
-        weights = as_tensor(sparse.csr_array(areas.multiply(scale[:, None])))
+        weights = pixel_weights(areas, model.config.aggregation, trained_area)
         with torch.no_grad():
-            found = network.expression(network.read(features, weights))[:, genes]
+            found = model.network.expression(model.network.read(features, weights))[:, genes]
         values[chosen] = found.clamp(min=0).numpy()
     return values
 
@@ -58,7 +55,7 @@ def read_shapes(
 def dense_blocks(
     model: ExpressionModel, image: SlideImage, blocks: np.ndarray, genes: np.ndarray, **options: Any
 ) -> Iterator[np.ndarray]:
-    """Yield a log-normalised map float32 (len(genes), CORE, CORE) of each block."""
+    """Yield a log-normalised map of each block, float32 (len(genes), CORE, CORE)."""
     rows = torch.from_numpy(genes)
     core = slice(MARGIN, MARGIN + CORE)
     for features in block_features(model, image, blocks, margin=MARGIN, **options):
@@ -78,9 +75,9 @@ def block_features(
 ) -> Iterator[Tensor]:
     """Yield the map's channels, float32 (1, dim, side, side) on the CPU, of each square block with its margin.
 
-    Blocks (n, 2) are rows and columns in units of `CORE` pixels of the map, the margin is a multiple of
-    `COARSEST_STRIDE / MAP_STRIDE` such pixels, and `statistics` are from `slide_statistics`. `symmetric` averages over
-    the eight flips and quarter turns of the image.
+    Blocks (n, 2) are given by row and column in units of `CORE` pixels of the map, `margin` in such pixels, a multiple
+    of `COARSEST_STRIDE / MAP_STRIDE`; `statistics` come from `slide_statistics`. `symmetric` averages over the eight
+    flips and quarter turns of the image.
     """
     from tqdm.auto import tqdm
 

@@ -1,4 +1,4 @@
-"""Map genes over a whole slide, in memory or on disk."""
+"""Maps of genes over a whole slide, in memory or on disk."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SMALLEST_LEVEL = 256  # side of the coarsest level of a map in pixels
 def dense_map(
     model: ExpressionModel, place: ImagePlace, genes: Sequence[str], path: Path | None, **options: Any
 ) -> dict[str, Any]:
-    """Map genes between the outermost observations, as :func:`stimg.tl.predict_expression` describes it."""
+    """Map genes over the area of the observations, as :func:`stimg.tl.predict_expression` describes."""
     pixel = map_pixel_um(model)
     rows = np.array([int(np.flatnonzero(model.genes == gene)[0]) for gene in genes])
     edge = place.diameter_um / 2
@@ -54,7 +54,7 @@ def dense_map(
 
 
 def as_image(expression_map: dict[str, Any], sdata: SpatialData, source_key: str | None) -> Any:
-    """Make a map an image of genes with scale levels, in the coordinate systems of the image `source_key`."""
+    """Turn a map into an image of genes with scale levels, in the coordinate systems of the image `source_key`."""
     import dask.array
     from spatialdata.models import Image2DModel
     from spatialdata.transformations import Affine, Sequence, get_transformation
@@ -80,9 +80,9 @@ def as_image(expression_map: dict[str, Any], sdata: SpatialData, source_key: str
 
 @contextmanager
 def _new_array(path: Path | None, shape: tuple[int, ...]) -> Iterator[Any]:
-    """Yield a new array float32: in memory, or a zarr that is at `path` once it is finished, and nowhere if it is not.
+    """Yield a new float32 array in memory, or a zarr that appears at `path` only if it is finished.
 
-    What was not written would read as NaN.
+    In a zarr, values that were never written read as NaN.
     """
     if path is None:
         yield np.empty(shape, dtype=np.float32)
@@ -94,7 +94,7 @@ def _new_array(path: Path | None, shape: tuple[int, ...]) -> Iterator[Any]:
     try:
         options: dict[str, Any] = {"chunks": (1, CORE, CORE), "dtype": "float32", "fill_value": np.nan}
         yield zarr.create_array(store=str(unfinished), shape=shape, **options)
-        unfinished.chmod(0o755)  # temporary folders are for their owner alone
+        unfinished.chmod(0o755)  # a temporary folder is for its owner alone
         unfinished.rename(path)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)

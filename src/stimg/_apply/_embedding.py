@@ -1,4 +1,4 @@
-"""Embed the slides of a table: the network's states, joined with the table's own components."""
+"""Embed the sections of a table: the network's states, joined with the table's own components."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def embed_table(
     table: AnnData, model: Model, windows: dict[str, Any], *, layer: str | None, scale: str | None, lattice_key: str
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """Return a table's embedding (n_obs, d), the same joined with its own components, and what to record."""
+    """Return a table's embedding (n_obs, d), the embedding joined with its own components, and the record of both."""
     matched, record = match_slides(table, model, layer=layer, scale=scale, lattice_key=lattice_key)
     embedding = np.empty((table.n_obs, model.config.dim), dtype=np.float32)
     components = local_components([slide for slide, _ in matched])

@@ -1,4 +1,4 @@
-"""Embed the two sides of spots with an aligned model."""
+"""Embed both sides of spots, image and expression, with an aligned model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def embed_images(
     model: AlignmentModel, image: SlideImage, centres: np.ndarray, *, batch_size: int, device: str
 ) -> np.ndarray:
-    """Embeddings float32 (n, dim) of what is seen around centres (n, 2), row and column in micrometres."""
+    """Embed the image around centres (n, 2), row and column in micrometres, float32 (n, dim)."""
     network, mpp, size = model.network, float(model.card["mpp"]), int(model.card["size"])
     normalise = bool(model.card["stain_normalise"])
     looks = torch.from_numpy(stain_inputs(image, centres, size=size, mpp=mpp, stain_normalise=normalise))
@@ -42,10 +42,10 @@ def embed_images(
 def embed_genes(
     model: AlignmentModel, read: np.ndarray | Surroundings, centres: np.ndarray, *, batch_size: int, device: str
 ) -> np.ndarray:
-    """Embeddings float32 (n, dim) of the expression of the spots at centres (n, 2).
+    """Embed the expression of the spots at centres (n, 2), float32 (n, dim).
 
-    The model reads the spots' surroundings, a spatial embedding (n, d), or log-normalised expression (n, n_genes), NaN
-    for genes that the slide lacks.
+    The model reads the spots' surroundings, a spatial embedding (n, d), or log-normalised expression (n, n_genes) with
+    NaN for genes that the slide lacks.
     """
     network = model.network
 
@@ -65,14 +65,9 @@ def embed_genes(
 
 
 def _in_batches(
-    model: AlignmentModel,
-    encode: Callable[[slice], Tensor],
-    n_spots: int,
-    batch_size: int,
-    device: str,
-    title: str,
+    model: AlignmentModel, encode: Callable[[slice], Tensor], n_spots: int, batch_size: int, device: str, title: str
 ) -> np.ndarray:
-    """Encode the spots, some at a time, on a device."""
+    """Encode the spots in batches on a device."""
     from tqdm.auto import tqdm
 
     starts = range(0, n_spots, batch_size)

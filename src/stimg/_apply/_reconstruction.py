@@ -1,8 +1,9 @@
-"""Expression of a whole table from the decoder's states."""
+"""Reconstruct the expression of a whole table from the decoder's states."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,12 +32,9 @@ def reconstruct_table(
     lattice_key: str,
     **windows: Any,
 ) -> tuple[Any, dict[str, Any]]:
-    """Return expression (n_obs, n_vars), a dask array where that of the table is not in memory, and what to record.
+    """Return expression (n_obs, n_vars) and what to record of it; a dask array if the table's is not in memory.
 
-    Raises
-    ------
-    ValueError
-        A section is all `hidden`, bool (n_obs,), or as `match_slides`.
+    It is a `ValueError` if all of a section is `hidden`, bool (n_obs,).
     """
     matched, record = match_slides(table, model, layer=layer, scale=scale, lattice_key=lattice_key)
     vocabulary = matched[0][1]  # the sections of one table have the same genes
@@ -49,7 +47,7 @@ def reconstruct_table(
         visible = np.ones(slide.n_sites, dtype=bool)
         visible[slide.obs_site[hidden[slide.obs_index]]] = False
         if not visible.any():
-            msg = f"`hidden` hides every site of slide {slide.name!r}: nothing is left to predict from."
+            msg = f"`hidden` hides every site of section {slide.name!r}. Leave some to predict from."
             raise ValueError(msg)
         seen = replace(slide, seen=visible)
         tokens = site_tokens(model, seen, vocabulary)
@@ -70,7 +68,7 @@ def reconstruct_table(
 def _expression(
     states: np.ndarray, section: np.ndarray, weight: np.ndarray, bias: np.ndarray, std: np.ndarray, mean: np.ndarray
 ) -> np.ndarray:
-    """Log-normalised expression (n, n_genes) from decoder states (n, d) and the genes' moments in each section."""
+    """Return log-normalised expression (n, n_genes) from states (n, d) and the genes' moments in each section."""
     values = states @ weight
     values += bias
     values *= std[section]
@@ -79,25 +77,12 @@ def _expression(
 
 
 def _lazy_expression(states: np.ndarray, section: np.ndarray, *genes: np.ndarray) -> Any:
-    """Return the same as a dask array, computed when and as far as it is asked for."""
+    """Return the same as a dask array, which computes only the parts that are read."""
     import dask.array as da
 
-    rows = da.from_array(states, chunks=(ROWS_A_CHUNK, -1))
-    weight, bias, std, mean = (da.from_array(part, chunks=(*[-1] * (part.ndim - 1), GENES_A_CHUNK)) for part in genes)
-    parts = (
-        rows,
-        "nd",
-        da.from_array(section, chunks=ROWS_A_CHUNK),
-        "n",
-        weight,
-        "dg",
-        bias,
-        "g",
-        std,
-        "sg",
-        mean,
-        "sg",
-    )
-    return da.blockwise(
-        _expression, "ng", *parts, concatenate=True, dtype=np.float32, meta=np.empty((0, 0), np.float32)
-    )
+    rows = [da.from_array(states, chunks=(ROWS_A_CHUNK, -1)), da.from_array(section, chunks=ROWS_A_CHUNK)]
+    columns = [da.from_array(part, chunks=(*[-1] * (part.ndim - 1), GENES_A_CHUNK)) for part in genes]
+    axes = ("nd", "n", "dg", "g", "sg", "sg")  # weight, bias, std and mean are `genes`
+    parts = chain.from_iterable(zip([*rows, *columns], axes, strict=True))
+    options: dict[str, Any] = {"dtype": np.float32, "meta": np.empty((0, 0), np.float32)}
+    return da.blockwise(_expression, "ng", *parts, concatenate=True, **options)

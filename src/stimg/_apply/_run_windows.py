@@ -1,4 +1,4 @@
-"""Apply a trained network to whole slides: run overlapping windows over tokens, and average."""
+"""Apply a trained network to a whole slide: run it on overlapping windows, and average."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 Readout = Literal["encoder", "decoder"]
 VALUES_A_BATCH = 2**20
-VALUES_ON_CPU = 2**18  # fits the caches: measured a tenth faster than four times as many
+VALUES_ON_CPU = 2**18  # fits the caches: a tenth faster than four times as many
 
 
 def check_stride(model: Model, stride: int | None) -> None:
-    """Refuse windows that are further apart than they are wide, and so leave sites out."""
+    """Refuse windows that are further apart than they are wide, since they would leave sites out."""
     size = int(model.card["size"])
     if stride is not None and model.card["unit"] != "slide" and stride > size:
-        msg = f"Expected `stride` of at most the {size} sites of the model's windows, found {stride}."
+        msg = f"Expected `stride` to be at most {size}, the width of the model's windows in sites, found {stride}."
         raise ValueError(msg)
 
 
@@ -47,22 +47,13 @@ def run_windows(
     device: str = "cpu",
     client: Client | None = None,
 ) -> np.ndarray:
-    """States float32 (n_sites, d) of a slide, averaged over overlapping windows with more weight on their centres.
+    """Return the states of a slide's sites, averaged over overlapping windows with more weight on their centres.
 
-    Parameters
-    ----------
-    readout
-        `"encoder"`: of the visible sites; `"decoder"`: from which genes are predicted, also of hidden sites.
-    visible
-        bool (n_sites,): sites that the encoder is shown; all by default.
-    stride
-        Sites between windows; by default `usual_stride`.
-    symmetric
-        Average over the symmetries of the lattice.
-    batch_size
-        Windows a batch; by default few on the CPU, elsewhere as many as keep activations near 100 MB.
-    client
-        A dask cluster that runs the batches; they are added up in the same order.
+    They are float32 (n_sites, d): of the `"encoder"` for the sites that are `visible` to it, bool (n_sites,), all by
+    default; or of the `"decoder"`, from which genes are predicted, for hidden sites too. `stride` is the number of
+    sites between windows, and `symmetric` averages over the symmetries of the lattice. By default a batch is small on
+    the CPU, and elsewhere keeps activations near 100 MB. A dask `client` runs batches on its cluster; they are added up
+    in the same order.
     """
     import torch
 
@@ -80,7 +71,7 @@ def run_windows(
             corners = turned.sites if size == 1 else window_starts(turned.grid, size, stride)
             places = torch.from_numpy(turned.positions())
             windows = np.stack([crop(turned.grid, corner, size).ravel() for corner in corners])
-            fullest = np.argsort(-(windows >= 0).sum(1), kind="stable")  # windows of a batch cost what its fullest does
+            fullest = np.argsort(-(windows >= 0).sum(1), kind="stable")  # a batch costs what its fullest window does
             for start in range(0, len(windows), batch_size):
                 sites = torch.from_numpy(windows[fullest[start : start + batch_size]]).long()
                 index = sites.clamp(min=0)
@@ -103,10 +94,10 @@ def run_windows(
 def _results(
     network: Any, batches: Iterable[tuple[torch.Tensor, tuple[Any, ...]]], client: Client | None, device: str
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield each batch's sites and states in order, computed here, on several threads of the CPU, or on a cluster.
+    """Yield each batch's sites and states in order, computed on a GPU, on several CPU threads, or on a cluster.
 
-    Every task on a cluster holds what it needs or depends on a task that does, so that the scheduler runs again what a
-    lost worker had.
+    Every task on a cluster holds what it needs or depends on a task that does, so that the scheduler can repeat what a
+    lost worker had computed.
     """
     if client is not None:
         remote = client.submit(_keep, network.without_genes(), pure=False)
@@ -124,7 +115,7 @@ def _results(
 def _ahead(
     submit: Callable[..., Any], batches: Iterable[tuple[torch.Tensor, tuple[Any, ...]]], most: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield results in order while `most` further batches are computed."""
+    """Yield results in order while up to `most` further batches are computed."""
     running: deque[tuple[torch.Tensor, Any]] = deque()
     for sites, arguments in batches:
         running.append((sites, submit(*arguments)))
@@ -146,7 +137,7 @@ def _states_on_worker(network: Any, *arguments: Any) -> torch.Tensor:
 
 
 def usual_stride(size: int, *, symmetric: bool) -> int:
-    """Half a window; three quarters where flips shift the windows anyway (measured as good, at half the time)."""
+    """Return half a window; or three quarters if flips shift the windows anyway (as good, in half the time)."""
     return max(1, size * 3 // 4 if symmetric else size // 2)
 
 
@@ -159,7 +150,7 @@ def _window_states(
     readout: Readout,
     device: str,
 ) -> torch.Tensor:
-    """States (batch, sites, dim) of one batch of windows; positions count from each window's own corner."""
+    """Return the states (batch, sites, dim) of a batch of windows, with positions relative to each one's corner."""
     import torch
 
     with torch.inference_mode():
@@ -173,6 +164,6 @@ def _window_states(
 
 
 def _centre_weights(size: int) -> np.ndarray:
-    """Separable triangular weights float32 (size * size,), positive everywhere."""
+    """Return separable triangular weights, float32 (size * size,), positive everywhere."""
     ramp = 1 - np.abs(2 * np.arange(size) + 1 - size) / (size + 1)
     return np.outer(ramp, ramp).ravel().astype(np.float32)

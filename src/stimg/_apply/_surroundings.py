@@ -1,4 +1,4 @@
-"""Read what a pretrained spatial network sees around single spots."""
+"""What a pretrained spatial network sees around single spots."""
 
 from __future__ import annotations
 
@@ -18,14 +18,9 @@ if TYPE_CHECKING:
 def read_surroundings(
     table: AnnData, model: Model, rows: np.ndarray, *, layer: str | None, lattice_key: str
 ) -> Surroundings:
-    """Read the surroundings of the observations `rows` of a table with raw counts; sections do not see each other.
+    """Read the surroundings of the observations `rows`, each within its section, from a table of raw counts.
 
-    Raises
-    ------
-    KeyError
-        The lattice is missing.
-    ValueError
-        The model reads whole slides, or has no gene in common with the table.
+    A missing lattice is a `KeyError`; a model that reads whole slides, or shares no genes with it, is a `ValueError`.
     """
     if model.card["unit"] == "slide":
         msg = f"Expected a `spatial_model` of patches or spots, found {model.card['name']!r}, which reads whole slides."

@@ -1,4 +1,4 @@
-"""From a table and a pretrained model to tokens: match genes, read slides, one sparse product."""
+"""Tokens of a table for a pretrained model: match genes, read sections, take one sparse product."""
 
 from __future__ import annotations
 
@@ -24,13 +24,9 @@ LOW_OVERLAP = 0.8
 def match_slides(
     table: AnnData, model: Model, *, layer: str | None, scale: str | None, lattice_key: str
 ) -> tuple[list[tuple[Slide, np.ndarray]], dict[str, Any]]:
-    """Check a table and read its slides.
+    """Check a table and read its sections; return them, and what to record in `.uns`.
 
-    Returns
-    -------
-    tuple
-        Slides, each with the vocabulary rows int64 (n_genes,) of its genes, -1 for those that the model does not know,
-        and what to record of it in `.uns`.
+    Each section comes with the rows of its genes in the model's vocabulary, int64 (n_genes,), -1 for unknown genes.
     """
     check_var_unique(table)
     layer, scale = said_expression(table, layer, scale)
@@ -42,8 +38,8 @@ def match_slides(
     share = min(len(columns) / usual, 1.0)
     if not len(columns):
         msg = (
-            f"No gene of `adata.var_names` ({', '.join(names[:3])}, ...) is among the {len(model.genes):,} genes of "
-            f"the model ({', '.join(model.genes[:3])}, ...). Check species and gene identifiers."
+            f"No gene of `adata.var_names` ({', '.join(names[:3])}, ...) is among the model's {len(model.genes):,} "
+            f"genes ({', '.join(model.genes[:3])}, ...). Check species and gene identifiers."
         )
         raise ValueError(msg)
     values = get_layer(table, layer)
@@ -63,22 +59,18 @@ def match_slides(
     for slide in slides:
         if not slide.mean[columns].any():
             msg = (
-                f"Section {slide.name!r} has no expression in any of the {len(columns):,} genes that the model knows. "
-                "Check `layer`, and whether the counts are there."
+                f"Section {slide.name!r} does not express any of the {len(columns):,} genes that the model knows. "
+                "Check `layer`, and that it holds counts."
             )
             raise ValueError(msg)
-    return [(slide, rows) for slide in slides], {
-        "scale": scale,
-        "layer": layer or "",
-        "n_genes_shared": len(columns),
-        "gene_share": share,
-    }
+    record = {"scale": scale, "layer": layer or "", "n_genes_shared": len(columns), "gene_share": share}
+    return [(slide, rows) for slide in slides], record
 
 
 def site_tokens(model: Model, slide: Slide, vocabulary: np.ndarray) -> np.ndarray:
-    """Tokens float32 (n_sites, d) of a whole slide, from the genes that the model knows: one sparse product.
+    """Return the tokens of a whole slide, float32 (n_sites, d), from the genes that the model knows.
 
-    Of more genes than training slides had, those with the highest variance on the slide are shown, as in training.
+    If there are more than the training slides had, the most variable ones on the slide are used, as in training.
     """
     import torch
 

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from stimg._image._crops import read_crop
+from stimg._image._footprints import wholly_inside
 from stimg._image._stain import slide_statistics
 from stimg.nn._stain import StainStatistics
 
@@ -23,68 +24,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Tokens of a table's sites, and the window of sites around each of some observations.
+    """Tokens of a table's sites, and the window of sites around each of some observations."""
 
-    Attributes
-    ----------
-    tokens
-        float32 (n_sites, d).
-    positions
-        float32 (n_sites, 2): true (x, y) in units of the pitch.
-    windows
-        int32 (n, size * size): sites around each observation, its own in the middle; -1 where there is none.
-    """
-
-    tokens: np.ndarray
-    positions: np.ndarray
-    windows: np.ndarray
+    tokens: np.ndarray  # float32 (n_sites, d)
+    positions: np.ndarray  # float32 (n_sites, 2): true x and y in units of the pitch
+    windows: np.ndarray  # int32 (n, size * size): sites around each observation, its own in the middle; -1: none
 
 
 @dataclass(frozen=True)
 class ImageSlide:
-    """One slide: its image, and the spots with expression that lie on it.
+    """One slide: its image, and the spots with expression that lie on it."""
 
-    Attributes
-    ----------
-    name
-        Name in messages and on the model's card.
-    image
-        The image.
-    centres
-        float64 (n_spots, 2): row and column in micrometres from the image's upper-left corner.
-    diameter_um
-        Diameter of a spot in micrometres.
-    counts
-        Raw counts of the dataset's genes, CSR (n_spots, n_genes); zero for genes that the slide lacks.
-    totals
-        Counts over all genes of the slide, float64 (n_spots,).
-    targets
-        Log-normalised expression, float32 (n_spots, n_genes); NaN for genes that the slide lacks.
-    obs_index
-        Row of each spot in the table it came from, int64 (n_spots,).
-    embedding
-        An embedding of the spots, float32 (n_spots, d), or `None`.
-    surroundings
-        What a spatial network sees around the spots, or `None`.
-    """
-
-    name: str
+    name: str  # in messages and on the model's card
     image: SlideImage
-    centres: np.ndarray
-    diameter_um: float
-    counts: sparse.csr_array
-    totals: np.ndarray
-    targets: np.ndarray
-    obs_index: np.ndarray
-    embedding: np.ndarray | None = None
-    surroundings: Surroundings | None = None
+    centres: np.ndarray  # float64 (n_spots, 2): row and column in micrometres from the image's upper-left corner
+    diameter_um: float  # of a spot
+    counts: sparse.csr_array  # raw counts of the dataset's genes (n_spots, n_genes); zero for genes the slide lacks
+    totals: np.ndarray  # float64 (n_spots,): counts over all genes of the slide
+    targets: np.ndarray  # float32 (n_spots, n_genes): log-normalised expression; NaN for genes the slide lacks
+    obs_index: np.ndarray  # int64 (n_spots,): row of each spot in its table
+    embedding: np.ndarray | None = None  # float32 (n_spots, d)
+    surroundings: Surroundings | None = None  # what a spatial network sees around the spots
 
 
 @dataclass(eq=False, repr=False)
 class ImagePatchDataset(Dataset[dict[str, Any]]):
-    """Square crops of H&E images, each with the spots that lie wholly inside.
+    """Square crops of H&E images, each with the spots that lie wholly inside it.
 
-    Made by :func:`stimg.pp.to_image_patches`. Crops are read on demand.
+    Made by :func:`stimg.pp.to_image_patches`. Crops are read when they are needed.
 
     Attributes
     ----------
@@ -101,7 +68,7 @@ class ImagePatchDataset(Dataset[dict[str, Any]]):
     spatial_model
         The model whose tokens the slides' surroundings hold, or `None`.
     looks
-        Stain around every spot, one slide after another, by the size of crops; kept by `SpotCropDataset`.
+        For each size of crops, the stain around every spot, one slide after another; filled by `SpotCropDataset`.
     """
 
     slides: list[ImageSlide]
@@ -117,40 +84,37 @@ class ImagePatchDataset(Dataset[dict[str, Any]]):
     spatial_model: Model | None = None
 
     def __post_init__(self) -> None:
-        # In shared memory: what one of the processes that read crops measures, the others see.
+        # In shared memory, so that what one process measures while reading crops is known to the others.
         self._stains = torch.full((len(self.slides), 2, StainStatistics.channels), torch.nan).share_memory_()
         self.looks: dict[int, np.ndarray] = {}
         windows = [(k, *corner) for k, slide in enumerate(self.slides) for corner in self._corners(slide)]
         self.windows = np.array([w for w in windows if len(self._spots(*w)[0])], dtype=np.int64).reshape(-1, 3)
 
     def _corners(self, slide: ImageSlide) -> list[tuple[int, int]]:
-        """Corners of crops over the bounding box of the spots, evenly spaced by at most `stride`."""
+        """List corners of crops that cover the spots' bounding box, evenly spaced by at most `stride`."""
         margin = slide.diameter_um / 2 / self.mpp
         low = slide.centres.min(0) / self.mpp - margin - 1
         high = slide.centres.max(0) / self.mpp + margin + 1
         axes = []
         for first, last in zip(low, high, strict=True):
-            spare = max(last - first - self.size, 0)
-            n = int(np.ceil(spare / self.stride)) + 1
-            shift = min(last - first - self.size, 0) / 2  # centred where the crop is larger than the spots' box
-            axes.append(np.floor(first + shift + np.linspace(0, spare, n)).astype(int))
+            spare = last - first - self.size
+            shift = min(spare, 0) / 2  # a crop that is larger than the spots' box is centred on it
+            steps = np.linspace(0, max(spare, 0), int(np.ceil(max(spare, 0) / self.stride)) + 1)
+            axes.append(np.floor(first + shift + steps).astype(int))
         return [(int(top), int(left)) for top in axes[0] for left in axes[1]]
 
     def _spots(self, k: int, top: int, left: int) -> tuple[np.ndarray, np.ndarray]:
-        """Spots wholly inside a crop, int64 (k,), and their centres in its pixels, float64 (k, 2)."""
+        """Return the spots wholly inside a crop, int64 (k,), and their centres in its pixels, float64 (k, 2)."""
         slide = self.slides[k]
-        radius = slide.diameter_um / 2 / self.mpp
         places = slide.centres / self.mpp - [top, left]
-        inside = np.flatnonzero(((places >= radius) & (places <= self.size - radius)).all(1))
+        inside = np.flatnonzero(wholly_inside(places, slide.diameter_um / 2 / self.mpp, self.size))
         return inside, places[inside]
 
     def stain_statistics(self, k: int) -> torch.Tensor:
-        """Stain statistics of a slide's spots, measured once, by the process that first needs them."""
+        """Return the stain statistics of a slide's spots, measured once, by the process that first needs them."""
         if not torch.isfinite(self._stains[k]).all():
-            slide = self.slides[k]
-            self._stains[k] = slide_statistics(
-                slide.image, slide.centres, self.mpp, stain_normalise=self.stain_normalise
-            )
+            image, centres = self.slides[k].image, self.slides[k].centres
+            self._stains[k] = slide_statistics(image, centres, self.mpp, stain_normalise=self.stain_normalise)
         return self._stains[k]
 
     def __len__(self) -> int:
@@ -170,24 +134,18 @@ class ImagePatchDataset(Dataset[dict[str, Any]]):
         return other
 
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
-        """Read one crop.
-
-        Parameters
-        ----------
-        index
-            Number of the crop, or `(visit, number)`: each visit has its own jitter and symmetry.
+        """Read one crop by its number, or by `(visit, number)`: each visit has its own jitter and symmetry.
 
         Returns
         -------
         dict
             `image` uint8 (3, size, size); `stain` float32 (2, n), mean and deviation of the stain statistics over
-            the slide's spots; `centres` float32 (k, 2), row and column in pixels of the crop; `radius`
-            float32 (), in pixels; `spots` int64 (k,), rows of the slide; `targets` float32 (k, n_genes); `slide` int64
-            ().
+            the slide's spots; `centres` float32 (k, 2), row and column in pixels of the crop; `radius` float32 (), in
+            pixels; `spots` int64 (k,), rows of the slide; `targets` float32 (k, n_genes); `slide` int64 ().
         """
         visit, index = index if isinstance(index, tuple) else (0, index)
         if not -len(self) <= index < len(self):
-            msg = f"No crop {index} in this dataset, which has {len(self)}."
+            msg = f"Expected the number of one of {len(self)} crops, found {index}."
             raise IndexError(msg)
         index %= len(self)
         rng = np.random.default_rng([self.seed, visit, index])
@@ -199,14 +157,13 @@ class ImagePatchDataset(Dataset[dict[str, Any]]):
         spots, centres = self._spots(k, top, left)
         slide = self.slides[k]
         flip, turns = (int(rng.integers(n)) for n in (2, 4)) if self.augment else (0, 0)
-        corner = top * self.mpp, left * self.mpp
         options: dict[str, Any] = {"stain_normalise": self.stain_normalise, "flip": bool(flip), "turns": turns}
         if flip:
             centres = np.stack([centres[:, 0], self.size - centres[:, 1]], 1)
         for _ in range(turns):
             centres = np.stack([self.size - centres[:, 1], centres[:, 0]], 1)
         return {
-            "image": read_crop(slide.image, corner, self.size, self.mpp, **options),
+            "image": read_crop(slide.image, (top * self.mpp, left * self.mpp), self.size, self.mpp, **options),
             "stain": self.stain_statistics(k),
             "centres": torch.from_numpy(centres.astype(np.float32)),
             "radius": torch.tensor(slide.diameter_um / 2 / self.mpp, dtype=torch.float32),
@@ -217,7 +174,7 @@ class ImagePatchDataset(Dataset[dict[str, Any]]):
 
     @staticmethod
     def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Put crops into one batch: images stacked, spots one after another, with `batch`, the crop each lies in."""
+        """Combine crops into a batch: images stacked, spots joined, and `batch`, the crop in which each spot lies."""
         stacked = {key: torch.stack([item[key] for item in items]) for key in ("image", "stain", "radius", "slide")}
         joined = {key: torch.cat([item[key] for item in items]) for key in ("centres", "spots", "targets")}
         number = torch.tensor([len(item["spots"]) for item in items])

@@ -1,8 +1,8 @@
-"""Lazily cropped windows over one or many slides, as a map-style torch dataset."""
+"""Windows of one or many slides, cropped on demand, as a map-style torch dataset."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -20,16 +20,17 @@ if TYPE_CHECKING:
 ChannelRule = Literal["variance", "uniform", "top"]
 
 
-class PatchDataset(Dataset):
-    """Fixed `size x size` windows with `n_channels` genes, cropped when asked for.
+@dataclass(eq=False, repr=False)
+class PatchDataset(Dataset[dict[str, torch.Tensor]]):
+    """Windows of `size x size` sites with `n_channels` genes, cropped when they are needed.
 
-    Made by :func:`stimg.pp.to_patches`. `dataset[i]` is window `i` of epoch 0; `dataset[epoch, i]` draws the window's
-    channels, its jitter and its symmetry anew, always the same for the same seed, epoch and index, in any process.
+    Made by :func:`stimg.pp.to_patches`. `dataset[i]` is window `i` in epoch 0; `dataset[epoch, i]` draws new channels,
+    jitter and symmetry for it, which depend on seed, epoch and index alone, whichever process draws them.
 
     Attributes
     ----------
     slides
-        The slides as arrays; their genes are all in `genes`.
+        The slides as arrays; all their genes are in `genes`.
     genes
         The vocabulary: names of all genes that any slide selected, sorted.
     size, stride, n_channels
@@ -37,51 +38,40 @@ class PatchDataset(Dataset):
     groups
         Group of each slide, or `None`.
     labels
-        Names of the expert labels, as `group/label` where there are groups.
+        Names of the expert labels, written `group/label` if there are groups.
     """
 
-    def __init__(
-        self,
-        slides: list[Slide],
-        *,
-        size: int,
-        stride: int,
-        n_channels: int,
-        min_tissue: float,
-        channel_rule: ChannelRule = "variance",
-        augment: bool = True,
-        scaling: str = "zscore",
-        target_sum: float = 1e4,
-        seed: int = 0,
-        groups: list[str] | None = None,
-        genes: np.ndarray | None = None,
-        grids: list[np.ndarray] | None = None,
-    ) -> None:
-        self.slides = slides
-        self.size = size
-        self.stride = stride
-        self.n_channels = n_channels
-        self.min_tissue = min_tissue
-        self.channel_rule = channel_rule
-        self.augment = augment
-        self.scaling = scaling
-        self.target_sum = target_sum
-        self.seed = seed
-        self.groups = groups
-        self.genes = np.unique(np.concatenate([s.genes for s in slides])) if genes is None else genes
-        self.grids = [s.grid for s in slides] if grids is None else grids
-        self._positions = [s.positions() for s in slides]
+    slides: list[Slide]
+    _: KW_ONLY
+    size: int
+    stride: int
+    n_channels: int
+    min_tissue: float
+    channel_rule: ChannelRule = "variance"
+    augment: bool = True
+    scaling: str = "zscore"
+    target_sum: float = 1e4
+    seed: int = 0
+    groups: list[str] | None = None
+    genes: np.ndarray = None  # type: ignore[assignment]  # those of the slides by default
+    grids: list[np.ndarray] = None  # type: ignore[assignment]  # sites that windows may show: by default all
+
+    def __post_init__(self) -> None:
+        if self.genes is None:
+            self.genes = np.unique(np.concatenate([s.genes for s in self.slides]))
+        if self.grids is None:
+            self.grids = [s.grid for s in self.slides]
         self.labels, self._label_of_site, self._choice = self._index_labels()
-        self._vocabulary = [np.searchsorted(self.genes, s.genes) for s in slides]
-        corners = [self._corners(grid) for grid in self.grids]
-        self._windows = np.concatenate(
-            [np.column_stack([np.full(len(c), k, np.int32), c]) for k, c in enumerate(corners)]
-        )
+        self._vocabulary = [np.searchsorted(self.genes, s.genes) for s in self.slides]
+        self._fewest = max(1, self.min_tissue * self.size**2)  # occupied sites of a window
+        corners = [self._corners(grid, self.stride) for grid in self.grids]
+        windows = [np.column_stack([np.full(len(c), k, np.int32), c]) for k, c in enumerate(corners)]
+        self._windows = np.concatenate(windows)
 
     def _index_labels(self) -> tuple[list[str], list[np.ndarray], np.ndarray]:
-        """Names of all labels as `group/label`, every site's label (-1: none), and each slide's choice of labels.
+        """Return the names of all labels, every site's label (-1: none), and the labels each slide chooses from.
 
-        Labels of one group compete with one another, and with no others.
+        Names are `group/label`, since labels compete only with those of their own group.
         """
         groups = [""] * len(self.slides) if self.groups is None else self.groups
         named = []
@@ -97,14 +87,15 @@ class PatchDataset(Dataset):
                     choice[k, index[index >= 0]] = True
         return names, of_site, choice
 
-    def _corners(self, grid: np.ndarray) -> np.ndarray:
+    def _corners(self, grid: np.ndarray, stride: int) -> np.ndarray:
+        """Return the corners, int32 (n, 2), of windows with enough tissue."""
         if self.size == 1:
             return np.argwhere(grid >= 0).astype(np.int32)
-        corners = window_starts(grid, self.size, self.stride)
-        return corners[count_occupied(grid, corners, self.size) >= max(1, self.min_tissue * self.size**2)]
+        corners = window_starts(grid, self.size, stride)
+        return corners[count_occupied(grid, corners, self.size) >= self._fewest]
 
     def check_covered(self) -> None:
-        """Refuse slides without a window of enough tissue."""
+        """Require that every slide has a window with enough tissue."""
         for k in sorted(set(range(len(self.slides))) - set(self._windows[:, 0].tolist())):
             slide = self.slides[k]
             msg = (
@@ -125,14 +116,14 @@ class PatchDataset(Dataset):
         )
 
     def window(self, index: int) -> tuple[int, int, int]:
-        """Slide, row and column of a window's top-left site (before jitter)."""
+        """Return the slide of a window, and row and column of its top-left site before jitter."""
         slide, row, col = self._windows[index]
         return int(slide), int(row), int(col)
 
     def draw_weights(self) -> np.ndarray | None:
-        """Probability of each window in training, float64 (len(self),), or `None` where all are drawn alike.
+        """Return the probability of each window in training, float64 (len(self),), or `None` if there are no groups.
 
-        Every group weighs the same, in a group every slide, in a slide every window.
+        All groups have the same weight, as have all slides of a group and all windows of a slide.
         """
         if self.groups is None:
             return None
@@ -143,19 +134,19 @@ class PatchDataset(Dataset):
         return weights / weights.sum()
 
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, torch.Tensor]:
-        """Crop one window.
+        """Crop one window by its number, or by `(epoch, number)`.
 
         Returns
         -------
         dict
             `expression` float32 (sites, channels), zero at empty sites and padding; `genes` int64 (channels,), rows
             of `genes`; `channel_mask` bool (channels,); `present` bool (sites,); `positions` float32 (sites, 2),
-            true x and y in units of the pitch. Where slides have labels also `labels` int64 (sites,), -1 for none,
-            and `choice` bool (len(self.labels),): the labels of the slide's group.
+            true x and y in units of the pitch. If the slides have labels, also `labels` int64 (sites,), -1 for none,
+            and `choice` bool (len(self.labels),), the labels of the slide's group.
         """
         epoch, index = index if isinstance(index, tuple) else (0, index)
         if not -len(self) <= index < len(self):
-            msg = f"Patch {index} asked for, but the dataset has {len(self)}."
+            msg = f"Expected the number of one of {len(self)} patches, found {index}."
             raise IndexError(msg)
         index %= len(self)
         rng = np.random.default_rng([self.seed, epoch, index])
@@ -164,7 +155,7 @@ class PatchDataset(Dataset):
         if self.augment and self.size > 1:
             shift = rng.integers(-(self.stride // 2), self.stride // 2 + 1, size=2)
             moved = (row + int(shift[0]), col + int(shift[1]))
-            if (crop(grid, moved, self.size) >= 0).sum() >= max(1, self.min_tissue * self.size**2):
+            if (crop(grid, moved, self.size) >= 0).sum() >= self._fewest:
                 row, col = moved
         window = crop(grid, (row, col), self.size)
         positions = self._window_positions(k, row, col)
@@ -191,7 +182,7 @@ class PatchDataset(Dataset):
         return item
 
     def _window_positions(self, k: int, row: int, col: int) -> np.ndarray:
-        """Return true positions (size, size, 2) of a window's sites, occupied or not, from its top-left corner."""
+        """Return the true positions (size, size, 2) of all sites of a window, relative to its top-left corner."""
         slide = self.slides[k]
         rows, cols = np.mgrid[row : row + self.size, col : col + self.size]
         places = site_positions(np.column_stack([rows.ravel(), cols.ravel()]), slide.kind, slide.parity)
@@ -201,7 +192,7 @@ class PatchDataset(Dataset):
     def _symmetry(
         window: np.ndarray, positions: np.ndarray, kind: str, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Draw a symmetry of the lattice: flips, and on square lattices quarter turns, in true coordinates."""
+        """Apply a random symmetry of the lattice: flips, and on square lattices quarter turns."""
         flip_x, flip_y, turn = rng.integers(2, size=3)
         if flip_x:
             window, positions = window[:, ::-1], positions[:, ::-1] * [-1, 1]
@@ -212,7 +203,7 @@ class PatchDataset(Dataset):
         return window, positions - positions.reshape(-1, 2).min(0)
 
     def _draw_channels(self, slide: Slide, rng: np.random.Generator) -> np.ndarray:
-        """Columns of `slide.genes`: at most `n_channels`, without replacement, by the channel rule."""
+        """Draw at most `n_channels` columns of `slide.genes` by the channel rule, without replacement."""
         candidates = np.flatnonzero((slide.weights > 0) & (slide.std > 0))
         if len(candidates) <= self.n_channels:
             return candidates
@@ -223,56 +214,45 @@ class PatchDataset(Dataset):
         scores = noise if self.channel_rule == "uniform" else noise - np.log(weights)
         return candidates[np.argpartition(scores, self.n_channels)[: self.n_channels]]
 
-    def _restrict(self, **changes: object) -> PatchDataset:
-        names = "slides size stride n_channels min_tissue channel_rule augment"
-        names += " scaling target_sum seed groups genes grids"
-        return PatchDataset(**({name: getattr(self, name) for name in names.split()} | changes))  # type: ignore[arg-type]
-
     def with_scaling(self, scaling: str) -> PatchDataset:
         """Return the same windows with `"zscore"` or `"log"` values."""
-        return self._restrict(scaling=scaling)
+        return replace(self, scaling=scaling)
 
     def with_vocabulary(self, genes: np.ndarray) -> PatchDataset:
-        """Return the same windows with the vocabulary `genes`, widened by those of the slides that are not in it."""
+        """Return the same windows with the vocabulary `genes`, extended by those of the slides that it lacks."""
         slides = []
         for slide in self.slides:
             rows = vocabulary_rows(slide.genes, genes)
             slides.append(replace(slide, genes=np.where(rows >= 0, genes[rows], slide.genes)))
-        return self._restrict(slides=slides, genes=np.unique(np.concatenate([genes, *(s.genes for s in slides)])))
+        return replace(self, slides=slides, genes=np.unique(np.concatenate([genes, *(s.genes for s in slides)])))
 
     def with_unit(self, unit: str) -> PatchDataset:
-        """Return the same sites as `"patch"` windows, one window a `"spot"`, or one window a whole `"slide"`."""
-        if unit == "spot":
-            return self._restrict(size=1, stride=1, min_tissue=0.0)
-        if unit == "slide":
-            side = max(max(grid.shape) for grid in self.grids)
-            return self._restrict(size=side, stride=1, min_tissue=0.0)
-        return self
+        """Return the same sites in windows of a `"patch"` (as they are), a single `"spot"` or a whole `"slide"`."""
+        if unit == "patch":
+            return self
+        side = 1 if unit == "spot" else max(max(grid.shape) for grid in self.grids)
+        return replace(self, size=side, stride=1, min_tissue=0.0)
 
     def split(self, fraction: float) -> tuple[PatchDataset, PatchDataset | None]:
-        """Hold out whole windows for validation: no site is in both parts.
+        """Hold out whole windows for validation, so that no site is in both parts.
 
-        Parameters
-        ----------
-        fraction
-            Share of each slide's non-overlapping windows that is held out; at least one where a slide has four.
+        Of each slide's non-overlapping windows the given fraction is held out, at least one if there are four.
 
         Returns
         -------
         tuple
-            Training part, and validation part without augmentation (`None` where no slide is large enough).
+            The training part, and the validation part without augmentation (`None` if no slide is large enough).
         """
         rng = np.random.default_rng([self.seed, 1])
         train, held = [], []
         for grid in self.grids:
-            corners = window_starts(grid, self.size, self.size)
-            corners = corners[count_occupied(grid, corners, self.size) >= max(1, self.min_tissue * self.size**2)]
+            corners = self._corners(grid, self.size)
             take = 0 if fraction == 0 or len(corners) < 4 else max(1, round(fraction * len(corners)))
             mask = np.zeros(grid.shape, dtype=bool)
             for row, col in corners[rng.permutation(len(corners))[:take]]:
                 mask[row : row + self.size, col : col + self.size] = True
             train.append(np.where(mask, -1, grid))
             held.append(np.where(mask, grid, -1))
-        validation = self._restrict(grids=held, augment=False, stride=self.size)
-        part = self._restrict(grids=train)
+        validation = replace(self, grids=held, augment=False, stride=self.size)
+        part = replace(self, grids=train)
         return (part, validation) if len(validation) and len(part) else (self, None)

@@ -1,4 +1,4 @@
-"""Both sides of single spots: what is seen around them, and what they express."""
+"""Both sides of single spots: the image around them, and their expression."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from scipy import sparse
 from scipy.spatial import cKDTree
 from torch.utils.data import Dataset
 
-from stimg._image._crops import read_crop, read_crops
-from stimg._image._stain import MIDDLE
-from stimg.nn._align import N_LOOKS, GeneEncoder
-from stimg.nn._stain import MAP_STRIDE, StainStatistics
+from stimg._image._crops import read_crop
+from stimg._image._stain import crop_statistics
+from stimg._slide._geometry import spacing
+from stimg.nn._align import GeneEncoder
 
 if TYPE_CHECKING:
     from stimg._data._image_patches import ImagePatchDataset, Surroundings
@@ -21,27 +21,15 @@ if TYPE_CHECKING:
 
 MIN_SD = 1e-3
 NEIGHBOUR_PITCHES = 1.6
-BATCH = 32
 
 
 class SpotCropDataset(Dataset[dict[str, Any]]):
-    """The spots of an `ImagePatchDataset`, one by one.
+    """The spots of an `ImagePatchDataset`, one by one, each with a crop of `size` pixels around it.
 
-    Parameters
-    ----------
-    patches
-        The slides, their resolution and their treatment of stain.
-    size
-        Side of the crop around each spot in pixels.
-    chosen
-        Which of all spots, one slide after another.
-    crops
-        Return the crops themselves as well, for an encoder.
-    augment
-        Flip and turn crops, and flip surroundings.
-    gene_encoder
-        What reads expression, as in `stimg.nn.AlignConfig`: genes, the slides' embeddings, or (`"tuned"`) the tokens of
-        the surroundings.
+    `chosen` numbers the spots to use, counted over one slide after another. With `crops`, items hold the crops
+    themselves as well, for an encoder; `augment` flips and turns crops and flips surroundings. Expression is read as
+    `gene_encoder` of `stimg.nn.AlignConfig` says: genes, the slides' embeddings, or (`"tuned"`) the tokens of the
+    surroundings.
     """
 
     def __init__(
@@ -76,20 +64,12 @@ class SpotCropDataset(Dataset[dict[str, Any]]):
         return len(self.slide)
 
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, torch.Tensor]:
-        """Read one spot.
+        """Read one spot by its number, or by `(visit, number)`: each visit has its own symmetry.
 
-        Parameters
-        ----------
-        index
-            Number of the spot, or `(visit, number)`: each visit has its own symmetry.
-
-        Returns
-        -------
-        dict
-            `look` float32 (n,), from `stain_inputs`; `values` float32 (2 * n_genes,), from `gene_inputs`, or the
-            embedding as z-scores, or in their place `tokens` float32 (m, d), `positions` float32 (m, 2) in pitches and
-            `present` bool (m,) of the m sites around; `slide` int64 (); `centre` float32 (2,), in micrometres; with
-            crops `image` uint8 (3, size, size).
+        Items hold `look` float32 (n,), from `stain_inputs`; `slide` int64 (); `centre` float32 (2,), in micrometres;
+        with crops also `image` uint8 (3, size, size). Expression is `values` float32, from `gene_inputs` or the
+        z-scored embedding; or `tokens` float32 (m, d), `positions` float32 (m, 2) in pitches and `present` bool (m,) of
+        the m sites around the spot.
         """
         visit, index = index if isinstance(index, tuple) else (0, index)
         rng = np.random.default_rng([self.patches.seed, visit, index])
@@ -115,7 +95,7 @@ class SpotCropDataset(Dataset[dict[str, Any]]):
 
 
 def window_inputs(surroundings: Surroundings, spots: Any) -> dict[str, torch.Tensor]:
-    """Return `tokens`, `positions` and `present` of the windows around one spot or several."""
+    """Return `tokens`, `positions` and `present` for the windows around one or several spots."""
     sites = surroundings.windows[spots]
     return {
         "tokens": torch.from_numpy(surroundings.tokens[sites]),
@@ -125,24 +105,13 @@ def window_inputs(surroundings: Surroundings, spots: Any) -> dict[str, torch.Ten
 
 
 def stain_inputs(image: SlideImage, centres: np.ndarray, *, size: int, mpp: float, stain_normalise: bool) -> np.ndarray:
-    """Describe the stain around each spot, as z-scores within the slide, float32 (n_spots, 2 * n_statistics).
-
-    These are the stain statistics in the middle of the crop, and on average over all of it.
-    """
-    network, found = StainStatistics(), [np.empty((0, N_LOOKS))]
-    first = (size // MAP_STRIDE - MIDDLE) // 2
-    middle = slice(first, first + MIDDLE)
+    """Return the `crop_statistics` around each spot as z-scores within the slide, float32 (n, 2 * n_statistics)."""
     corners = centres - size / 2 * mpp
-    for start in range(0, len(centres), BATCH):
-        crops = read_crops(image, corners[start : start + BATCH], size, mpp, stain_normalise=stain_normalise)
-        maps = network(crops)
-        parts = [maps[:, :, middle, middle].mean((2, 3)), maps.mean((2, 3))]
-        found.append(torch.cat(parts, 1).numpy())
-    return z_scores(np.concatenate(found))
+    return z_scores(crop_statistics(image, corners, size, mpp, stain_normalise=stain_normalise).double().numpy())
 
 
 def z_scores(values: np.ndarray) -> np.ndarray:
-    """Columns with a mean of zero and a deviation of one, float32; 0 where values are missing."""
+    """Scale columns to a mean of zero and a deviation of one, float32; missing values become 0."""
     if not len(values):
         return values.astype(np.float32)
     with np.errstate(invalid="ignore"):
@@ -151,16 +120,16 @@ def z_scores(values: np.ndarray) -> np.ndarray:
 
 
 def gene_inputs(targets: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Return what a gene encoder reads: each spot's z-scores within the slide, and their mean over its neighbours.
+    """Return each spot's z-scores within the slide, and their mean over its neighbours, float32 (n, 2 * n_genes).
 
-    Returns float32 (n_spots, 2 * n_genes). Genes that the slide lacks (NaN) count as average. Neighbours lie within 1.6
-    times the median distance to the nearest spot.
+    Genes that the slide lacks (NaN) count as average. Neighbours lie within 1.6 times the median distance to the
+    nearest spot.
     """
     values = z_scores(targets)
     around = np.zeros_like(values)
     if len(centres) > 1:
         tree = cKDTree(centres)
-        reach = NEIGHBOUR_PITCHES * float(np.median(tree.query(centres, k=2)[0][:, 1]))
+        reach = NEIGHBOUR_PITCHES * spacing(centres)
         near = sparse.csr_array(tree.sparse_distance_matrix(tree, reach, output_type="coo_matrix") > 0).astype(float)
         around = (near @ values) / np.maximum(near.sum(1), 1)[:, None]
     return np.concatenate([values, around], axis=1).astype(np.float32)

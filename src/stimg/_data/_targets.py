@@ -1,4 +1,4 @@
-"""Genes to predict, and their expression in slides that need not have all of them."""
+"""The genes to predict, and their expression in slides that may lack some of them."""
 
 from __future__ import annotations
 
@@ -28,11 +28,8 @@ def choose_genes(
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Choose the genes of several slides as :func:`stimg.pp.to_image_patches` describes.
 
-    Returns
-    -------
-    tuple
-        Names of the genes, str (n,), and for each slide their columns, int64 (n,): -1 for genes that it lacks or, with
-        `"variable_in_each"`, did not choose.
+    Returns their names, str (n,), and for each slide their columns, int64 (n,): -1 for genes that it lacks or, with
+    `"variable_in_each"`, did not choose.
     """
     if genes is None and rule == "variable_in_each":
         own = [_most_variable(*slide, n_genes) for slide in zip(names, counts, strict=True)]
@@ -44,7 +41,7 @@ def choose_genes(
 
 
 def model_columns(table: AnnData, model: TrainedModel) -> np.ndarray:
-    """Column of each of the model's genes in a table, int64 (n_genes,), -1 for those that it lacks, never all."""
+    """Return the columns of the model's genes in a table, int64 (n_genes,), -1 for those (never all) that it lacks."""
     columns = table.var_names.get_indexer(pd.Index(model.genes))
     if (columns < 0).all():
         msg = (
@@ -56,14 +53,14 @@ def model_columns(table: AnnData, model: TrainedModel) -> np.ndarray:
 
 
 def counts_of(counts: sparse.csr_array, columns: np.ndarray) -> sparse.csr_array:
-    """Raw counts of the genes at `columns`, CSR float32; zero for those at -1."""
+    """Return raw counts of the genes at `columns`, CSR float32; zero for those at -1."""
     n_rows, n_columns = counts.shape
     widened = sparse.csr_array((counts.data, counts.indices, counts.indptr), shape=(n_rows, n_columns + 1))
     return sparse.csr_array(widened[:, columns], dtype=np.float32)  # -1 is the empty last column
 
 
 def expression_of(counts: sparse.csr_array, columns: np.ndarray, target_sum: float) -> np.ndarray:
-    """Log-normalised expression of the genes at `columns`, float32, dense; NaN for those at -1."""
+    """Return log-normalised expression of the genes at `columns`, dense float32; NaN for those at -1."""
     known = np.flatnonzero(columns >= 0)
     found = np.full((counts.shape[0], len(columns)), np.nan, dtype=np.float32)
     found[:, known] = log_normalise(counts, target_sum, columns[known]).toarray()
@@ -71,25 +68,25 @@ def expression_of(counts: sparse.csr_array, columns: np.ndarray, target_sum: flo
 
 
 def _given_genes(names: list[pd.Index], genes: Sequence[str]) -> np.ndarray:
-    """Genes that the user names, of which some slide must have each."""
+    """Check the genes that the user named: each must be in at least one slide."""
     chosen = np.asarray(list(genes), dtype=str)
     if len(set(chosen)) < len(chosen) or not len(chosen):
-        msg = f"Expected `genes` without duplicates, found {len(chosen)}, {len(set(chosen))} of them different."
+        msg = f"Expected `genes` without duplicates, found {len(chosen)} names, {len(set(chosen))} of them different."
         raise ValueError(msg)
     known = set().union(*names)
     if absent := [gene for gene in chosen if gene not in known]:
-        msg = f"{len(absent)} of `genes` are in no slide ({absent[:3]}, ...). Check identifiers and species."
+        msg = f"{len(absent)} of `genes` are not in any slide ({absent[:3]}, ...). Check species and gene identifiers."
         raise KeyError(msg)
     return chosen
 
 
 def _shared_genes(names: list[pd.Index], counts: list[sparse.csr_array], n_genes: int, rule: GeneRule) -> np.ndarray:
-    """Of the genes that all slides have, those with the highest mean, or with the best median rank of the variance."""
+    """Choose among the genes of all slides those with the highest mean, or the best median rank of the variance."""
     shared = names[0]
     for one in names[1:]:
         shared = shared[shared.isin(one)]
     if not len(shared):
-        msg = "No gene is in all of `slides`. Name the `genes` to predict."
+        msg = "No gene is in all `slides`. Name the `genes` to predict."
         raise KeyError(msg)
     columns = [one.get_indexer(shared) for one in names]
     values = [log_normalise(matrix, TARGET_SUM, index) for matrix, index in zip(counts, columns, strict=True)]
@@ -101,7 +98,7 @@ def _shared_genes(names: list[pd.Index], counts: list[sparse.csr_array], n_genes
 
 
 def _most_variable(names: pd.Index, counts: sparse.csr_array, n_genes: int) -> np.ndarray:
-    """Genes of one slide whose log-normalised expression varies most."""
+    """Return the genes whose log-normalised expression varies most in one slide."""
     deviation = moments([log_normalise(counts, TARGET_SUM)])[1]
     order = np.argsort(-deviation, kind="stable")[:n_genes]
     return names.to_numpy().astype(str)[order[deviation[order] > 0]]

@@ -24,9 +24,9 @@ def read_crop(
     flip: bool = False,
     turns: int = 0,
 ) -> Tensor:
-    """Read the square whose top and left are `corner` in micrometres, uint8 (3, size, size).
+    """Read the square whose upper-left `corner` (row, column) is in micrometres, uint8 (3, size, size).
 
-    `flip` exchanges left and right, then `turns` turn by quarters anticlockwise.
+    `flip` exchanges left and right; then the crop is turned anticlockwise by `turns` quarters.
     """
     pixels = image.read(corner[0], corner[1], (size, size), mpp, stain_normalise=stain_normalise)
     pixels = np.rot90(pixels[:, ::-1] if flip else pixels, turns)

@@ -1,4 +1,4 @@
-"""Image files: PNG and JPEG, which are decoded whole, and TIFF, whose tiles are read on demand."""
+"""Image files: PNG and JPEG are decoded whole, the tiles of a TIFF are read on demand."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ TIFF_SUFFIXES = (".tif", ".tiff", ".svs", ".ndpi", ".qptiff", ".btf")
 
 @dataclass
 class WholeFile:
-    """A PNG or JPEG file, which can only be decoded whole: at first use, reduced to what is needed, and then kept."""
+    """A PNG or JPEG file. It is decoded whole when first used, reduced to the resolution needed, and then kept."""
 
     path: Path
     shape: tuple[int, int]
     _kept: tuple[np.ndarray, int] | None = field(default=None, repr=False)
 
     def at(self, factor: int) -> tuple[np.ndarray, int]:
-        """Return the image, uint8 (h, w, 3), reduced by at most `factor`, and by how much."""
+        """Return the image, uint8 (h, w, 3), reduced by at most `factor`, and the factor by which it was reduced."""
         if self._kept is None or self._kept[1] > factor:
             self._kept = _decode(self.path, factor), factor
         return self._kept
@@ -53,23 +53,22 @@ class TiffLevel:
 
 
 def open_file(path: Path) -> list[Any]:
-    """Levels of an image file, finest first.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such file.
-    OSError
-        The file is damaged or of an unknown format.
-    """
+    """Open the levels of an image file, finest first; `OSError` if it is missing, damaged or of an unknown format."""
     if not path.is_file():
-        msg = f"No image file at {str(path)!r}."
+        msg = f"No image file at {str(path)!r}. Check the path."
         raise FileNotFoundError(msg)
-    return _open_tiff(path) if path.suffix.lower() in TIFF_SUFFIXES else [_open_whole(path)]
+    if path.suffix.lower() not in TIFF_SUFFIXES:
+        return [_open_whole(path)]
+    import tifffile
+
+    with _naming(path), tifffile.TiffFile(path) as file:  # the first image of the file
+        levels = [TiffLevel(path, i, level.shape, level.dtype) for i, level in enumerate(file.series[0].levels)]
+    levels[-1][:1, :1]  # raises now if the pixels cannot be decoded
+    return levels
 
 
 def file_mpp(source: Any) -> float | None:
-    """Micrometres per pixel that a TIFF file states, if it does."""
+    """Return the micrometres per pixel that a TIFF file states, or `None`."""
     if isinstance(source, str | Path) and Path(source).suffix.lower() in TIFF_SUFFIXES and Path(source).is_file():
         import tifffile
 
@@ -79,13 +78,16 @@ def file_mpp(source: Any) -> float | None:
 
 
 def as_rgb(part: np.ndarray) -> np.ndarray:
-    """Any accepted pixels as uint8 (h, w, 3): grey repeated, alpha on white, 16 bits over 257, floats times 255."""
+    """Convert pixels to uint8 (h, w, 3): grey repeated, alpha laid on white, 16 bits over 257, floats times 255."""
     part = part[..., None] if part.ndim == 2 else part
     if part.dtype == np.uint16:
         part = (part // 257).astype(np.uint8)
     elif part.dtype.kind == "f":
         if part.size and (np.nanmin(part) < 0 or np.nanmax(part) > 1):
-            msg = f"Expected an image of floats in [0, 1], found {np.nanmin(part):g} to {np.nanmax(part):g}."
+            msg = (
+                f"Expected floating-point pixels in [0, 1], found {np.nanmin(part):g} to {np.nanmax(part):g}. "
+                "Rescale the image."
+            )
             raise ValueError(msg)
         part = np.rint(np.nan_to_num(part, nan=1.0) * 255).astype(np.uint8)
     if part.shape[2] == 4:
@@ -111,7 +113,7 @@ def _open_whole(path: Path) -> WholeFile:
 
 
 def _decode(path: Path, factor: int) -> np.ndarray:
-    """Decode a PNG or JPEG file, reduced by an integer factor (areas), uint8 (h, w, 3)."""
+    """Decode a PNG or JPEG file and average over `factor` x `factor` pixels, uint8 (h, w, 3)."""
     from PIL import Image
 
     try:
@@ -127,19 +129,9 @@ def _decode(path: Path, factor: int) -> np.ndarray:
         raise OSError(msg) from error
 
 
-def _open_tiff(path: Path) -> list[Any]:
-    """Levels of the first image of a TIFF file."""
-    import tifffile
-
-    with _naming(path), tifffile.TiffFile(path) as file:
-        levels = [TiffLevel(path, i, level.shape, level.dtype) for i, level in enumerate(file.series[0].levels)]
-    levels[-1][:1, :1]
-    return levels
-
-
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Name the file in whatever error the TIFF reader raises."""
+    """Turn any error of the TIFF reader into an `OSError` that names the file."""
     try:
         yield
     except Exception as error:
@@ -148,7 +140,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _tiff_mpp(file: Any) -> float | None:
-    """Micrometres per pixel from OME metadata or the resolution tags."""
+    """Read the micrometres per pixel from OME metadata or, failing that, from the resolution tags."""
     if file.ome_metadata:
         import xml.etree.ElementTree as ElementTree
 

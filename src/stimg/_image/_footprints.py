@@ -15,23 +15,11 @@ if TYPE_CHECKING:
 
 
 def disk_footprints(centres: np.ndarray, radii: np.ndarray | float, shape: tuple[int, int]) -> sparse.csr_array:
-    """Area of each pixel inside each disk.
+    """Return the area (0 to 1) of each pixel inside each disk, float64 (n, height * width).
 
-    Parameters
-    ----------
-    centres
-        Row and column of the disks' centres in pixels, shape (n, 2); pixel (i, j) is the square from (i, j) to
-        (i + 1, j + 1).
-    radii
-        In pixels, one for all or shape (n,).
-    shape
-        Height and width of the grid.
-
-    Returns
-    -------
-    csr_array
-        float64, shape (n, height * width): areas in pixels, 0 to 1. What lies outside the grid is left out: a row sums
-        to the part of the disk's area inside.
+    Centres (n, 2), row and column, and radii, one or (n,), are in pixels; pixel (i, j) is the square from (i, j) to
+    (i + 1, j + 1). Whatever lies outside the grid of this `shape` (height, width) is left out: each row sums to the
+    area of its disk within the grid.
     """
     radii = np.broadcast_to(np.asarray(radii, dtype=np.float64), len(centres))
     rows, first, grid = _windows(centres - radii[:, None], centres + radii[:, None], shape)
@@ -47,9 +35,9 @@ def disk_footprints(centres: np.ndarray, radii: np.ndarray | float, shape: tuple
 
 
 def polygon_footprints(polygons: Sequence[Geometry], shape: tuple[int, int]) -> sparse.csr_array:
-    """Area of each pixel inside each polygon; otherwise as in `disk_footprints`.
+    """Return the area of each pixel inside each polygon, as `disk_footprints` does for disks.
 
-    They are valid shapely polygons or multipolygons whose x is the column and y the row, in pixels.
+    Valid shapely polygons or multipolygons are expected, with x as the column and y as the row, in pixels.
     """
     import shapely
 
@@ -60,8 +48,17 @@ def polygon_footprints(polygons: Sequence[Geometry], shape: tuple[int, int]) -> 
     return _assemble(shapely.area(shapely.intersection(geometries[rows], pixels)), rows, first, len(geometries), shape)
 
 
+def pixel_weights(areas: sparse.csr_array, aggregation: str, full_area: np.ndarray | float) -> Tensor:
+    """Turn areas of pixels into the weights with which a model's `aggregation` adds them up, a sparse float32 tensor.
+
+    The weights of a `"mean"` sum to 1; those of a `"sum"` are in units of the area of a whole spot, one or (n,).
+    """
+    scale = 1 / areas.sum(1) if aggregation == "mean" else 1 / np.broadcast_to(full_area, areas.shape[:1])
+    return as_tensor(sparse.csr_array(areas.multiply(scale[:, None])))
+
+
 def as_tensor(matrix: sparse.csr_array) -> Tensor:
-    """Return a sparse float32 tensor; its gradient flows to what it is multiplied with."""
+    """Return the matrix as a sparse float32 tensor that can be multiplied with what needs a gradient."""
     import torch
 
     coo = matrix.tocoo()
@@ -70,8 +67,13 @@ def as_tensor(matrix: sparse.csr_array) -> Tensor:
     return torch.sparse_coo_tensor(place, values, matrix.shape, check_invariants=False).coalesce()
 
 
+def wholly_inside(centres: np.ndarray, reach: float, size: np.ndarray | float) -> np.ndarray:
+    """Tell which disks or squares with this `reach` around centres (n, 2) lie wholly from 0 to `size`, bool (n,)."""
+    return np.all((centres >= reach) & (centres <= size - reach), axis=1)
+
+
 def _windows(low: np.ndarray, high: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All pixels of each bounding box: box (pixels,), upper-left corner (pixels, 2), ends float (pixels, 2 ends, 2)."""
+    """List all pixels of all bounding boxes: the box (n,), upper-left corner (n, 2) and both ends (n, 2 ends, 2)."""
     start = np.clip(np.floor(low), 0, shape).astype(np.int64)
     stop = np.clip(np.ceil(high), 0, shape).astype(np.int64)
     extent = np.maximum(stop - start, 0)
@@ -84,11 +86,11 @@ def _windows(low: np.ndarray, high: np.ndarray, shape: tuple[int, int]) -> tuple
 
 
 def _quadrant(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Area of the unit disk where x <= a and y <= b."""
+    """Return the area of the unit disk where x <= a and y <= b."""
     a, b = np.clip(a, -1, 1), np.clip(b, -1, 1)
 
     def half_strip(t: np.ndarray) -> np.ndarray:
-        """Area under the upper half circle from 0 to t."""
+        """Return the area under the upper half circle from 0 to t."""
         return 0.5 * (t * np.sqrt(1 - t**2) + np.arcsin(t))
 
     corner_inside = np.pi / 4 + half_strip(a) + half_strip(b) + a * b
@@ -101,6 +103,7 @@ def _quadrant(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _assemble(
     area: np.ndarray, rows: np.ndarray, first: np.ndarray, n_shapes: int, shape: tuple[int, int]
 ) -> sparse.csr_array:
+    """Put the areas of pixels into one sparse row per shape."""
     columns = first[:, 0] * shape[1] + first[:, 1]
     kept = area > 1e-12
     return sparse.csr_array(

@@ -26,66 +26,39 @@ LEAST_SHARE = 0.5
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Where the image of a slide is and how its spots lie on it, as the user said.
+    """What the user said about the image of a slide; `None` stands for the default.
 
-    Attributes
-    ----------
-    image
-        Path or array whose pixels are the units of `.obsm[spatial_key]`; by default the largest image in
-        `.uns["spatial"][library_id]`, or the image `image_key` of a `SpatialData`, with all transformations.
-    image_mpp
-        Micrometres per pixel of the image; by default from the pitch that :func:`stimg.pp.to_lattice` recorded, from
-        `microns_per_pixel` among the scale factors, or from the file.
-    diameter_um
-        Diameter of a spot; by default `spot_diameter_fullres` of the scale factors.
-    spatial_key, library_id, image_key, table_key
-        Where coordinates (by default as :func:`stimg.pp.to_lattice` was told), images and the table are.
-    name
-        The slide's name in messages.
+    The default `image` is the largest one in `.uns["spatial"][library_id]`, or `image_key` of a `SpatialData` with all
+    its transformations. The default `image_mpp` comes from the pitch that :func:`stimg.pp.to_lattice` recorded, from
+    `microns_per_pixel` among the scale factors, or from the file; the default `diameter_um` of a spot from
+    `spot_diameter_fullres`; the default `spatial_key` is the one given to :func:`stimg.pp.to_lattice`.
     """
 
-    image: Any
+    image: Any  # path or array whose pixels are the units of `.obsm[spatial_key]`
     image_mpp: float | None
     diameter_um: float | None
     spatial_key: str | None
     library_id: str | None
     image_key: str | None
     table_key: str | None
-    name: str = "adata"
+    name: str = "adata"  # of the slide, for messages
 
 
 @dataclass(frozen=True)
 class ImagePlace:
-    """Where a slide's observations lie on its image.
-
-    Attributes
-    ----------
-    image
-        The image.
-    centres
-        float64 (n_obs, 2): row and column of each observation in micrometres from the image's upper-left corner.
-    diameter_um
-        Diameter of a spot in micrometres.
-    um_per_unit
-        Micrometres per unit of the coordinates (in a `SpatialData`, per pixel of the image); their origin is the
-        image's upper-left corner.
-    """
+    """Where a slide's observations lie on its image; all coordinates start at the image's upper-left corner."""
 
     image: SlideImage
-    centres: np.ndarray
-    diameter_um: float
-    um_per_unit: float
+    centres: np.ndarray  # float64 (n_obs, 2): row and column of each observation in micrometres
+    diameter_um: float  # of a spot
+    um_per_unit: float  # micrometres per unit of the coordinates; in a `SpatialData`, per pixel of the image
 
 
 def place_on_image(adata: AnnData | SpatialData, source: ImageSource, *, mpp: float) -> ImagePlace:
-    """Put the observations of a slide on its image, which will be read at `mpp` micrometres per pixel.
+    """Locate the observations of a slide on its image, which will be read at `mpp` micrometres per pixel.
 
-    Raises
-    ------
-    KeyError
-        There are no coordinates, no image or no scale factor.
-    ValueError
-        Micrometres or diameter are not known, the image is too coarse, or the spots do not lie on its tissue.
+    Missing coordinates, images or scale factors are a `KeyError`. It is a `ValueError` if micrometres or the diameter
+    are not known, the image is too coarse, or the spots do not lie on its tissue.
     """
     table, name = resolve_table(adata, source.table_key), source.name
     library = get_library(table, source.library_id)
@@ -100,8 +73,8 @@ def place_on_image(adata: AnnData | SpatialData, source: ImageSource, *, mpp: fl
     opened = open_image(image, um_per_unit / pixels_per_unit, name)
     if opened.mpp > MOST_COARSER * mpp:
         msg = (
-            f"The image of {name!r} has {opened.mpp:.2f} micrometres per pixel, but {mpp:g} are to be read. It may be "
-            f"a low-resolution preview: give the full-resolution image, or raise `mpp` to {opened.mpp:.1f}."
+            f"The image of {name!r} has {opened.mpp:.2f} micrometres per pixel, too coarse to read at {mpp:g}. It may "
+            f"be a low-resolution preview: give the full-resolution image, or raise `mpp` to {opened.mpp:.1f}."
         )
         raise ValueError(msg)
     if source.diameter_um is None and diameter is None:
@@ -117,7 +90,7 @@ def place_on_image(adata: AnnData | SpatialData, source: ImageSource, *, mpp: fl
 
 
 def rows_on_image(image: SlideImage, centres: np.ndarray) -> np.ndarray:
-    """Rows of the observations whose centres (n, 2) lie on the image, int64; warn about the others."""
+    """Return the rows, int64, of the observations whose centres (n, 2) lie on the image; warn about the others."""
     inside = np.flatnonzero(image.contains(centres))
     if outside := len(centres) - len(inside):
         warn(f"{outside:,} of {len(centres):,} observations lie outside the image; their values are NaN.")
@@ -125,7 +98,7 @@ def rows_on_image(image: SlideImage, centres: np.ndarray) -> np.ndarray:
 
 
 def get_library(table: AnnData, library_id: str | None) -> dict[str, Any]:
-    """Return the entry of `.uns["spatial"]`: the one named, or the only one; empty if there is none."""
+    """Return the entry `library_id` of `.uns["spatial"]`; by default its only one, or an empty one."""
     libraries = table.uns.get(_keys.SPATIAL, {})
     if library_id is None:
         return next(iter(libraries.values())) if len(libraries) == 1 else {}
@@ -136,7 +109,7 @@ def get_library(table: AnnData, library_id: str | None) -> dict[str, Any]:
 
 
 def image_file(library: dict[str, Any]) -> str | None:
-    """Path of the image file that an entry of `.uns["spatial"]` names, if it is there."""
+    """Return the path of the image file that an entry of `.uns["spatial"]` names, or `None` if it does not exist."""
     path = library.get("metadata", {}).get("source_image_path")
     return str(path) if path is not None and Path(str(path)).is_file() else None
 
@@ -149,7 +122,7 @@ def _um_per_unit(
     pixels_per_unit: float,
     source: ImageSource,
 ) -> float:
-    """Micrometres per unit of the coordinates, from the first of the places that `ImageSource` lists."""
+    """Find the micrometres per unit of the coordinates in the first of the places that `ImageSource` lists."""
     lattice = read_record(table, _keys.STEP_LATTICE)
     if source.image_mpp is not None:
         return source.image_mpp * pixels_per_unit
@@ -162,14 +135,14 @@ def _um_per_unit(
     if (found := file_mpp(image)) is not None:
         return found * pixels_per_unit
     msg = (
-        f"Micrometres per pixel of the image of {source.name!r} are not known. Pass `image_mpp`, or run "
-        "`stimg.pp.to_lattice(adata, platform=...)` with the platform's name first, which records the pitch."
+        f"The micrometres per pixel of the image of {source.name!r} are not known. Pass `image_mpp`, or first run "
+        "`stimg.pp.to_lattice(adata, platform=...)` with the platform's name, which records the pitch."
     )
     raise ValueError(msg)
 
 
 def _own_image(table: AnnData, library: dict[str, Any], source: ImageSource) -> tuple[float, Any]:
-    """Pixels per unit of the coordinates, and the array or path, of the largest image that the table brings along."""
+    """Return the largest image that the table has, as array or path, after its pixels per unit of the coordinates."""
     if (path := image_file(library)) is not None:
         return 1.0, path
     images, factors = library.get("images", {}), library.get("scalefactors", {})
@@ -183,7 +156,8 @@ def _own_image(table: AnnData, library: dict[str, Any], source: ImageSource) -> 
                 raise KeyError(msg)
             return float(factors[f"tissue_{size}_scalef"]), np.asarray(images[size])
     libraries = list(table.uns.get(_keys.SPATIAL, {}))
-    advice = "Choose one by `library_id`." if len(libraries) > 1 and source.library_id is None else "Pass it."
+    several = len(libraries) > 1 and source.library_id is None
+    advice = "Choose one with `library_id`." if several else "Pass the image."
     msg = f"No image of {source.name!r} in `adata.uns['spatial']` (libraries {libraries}). {advice}"
     raise KeyError(msg)
 
@@ -191,16 +165,14 @@ def _own_image(table: AnnData, library: dict[str, Any], source: ImageSource) -> 
 def _from_spatialdata(
     sdata: SpatialData, table: AnnData, source: ImageSource
 ) -> tuple[np.ndarray, float | None, list[Any]]:
-    """Centres (n_obs, 2) as x and y in pixels of an image, the spots' diameter in pixels, and the image's levels."""
+    """Return centres (n_obs, 2), x and y in pixels of the image, the spots' diameter in pixels, the image's levels."""
     from spatialdata import get_centroids
     from spatialdata.transformations import get_transformation
     from xarray import DataTree
 
     keys, image_key, name = list(sdata.images), source.image_key, source.name
     if image_key not in keys and (image_key is not None or len(keys) != 1):
-        msg = (
-            f"Expected one image in the SpatialData {name!r} or an `image_key`, found {image_key!r} and images {keys}."
-        )
+        msg = f"Expected one image in the SpatialData {name!r}, or its `image_key`; found {image_key!r} of {keys}."
         raise KeyError(msg)
     image: Any = sdata.images[keys[0] if image_key is None else image_key]
     attributes = table.uns.get("spatialdata_attrs", {})
@@ -214,16 +186,14 @@ def _from_spatialdata(
     if not (common := [system for system in of_image if system in of_shapes]):
         msg = (
             f"The image and the shapes {regions[0]!r} of {name!r} share no coordinate system: {list(of_image)} and "
-            f"{list(of_shapes)}. Add the transformation that brings them together."
+            f"{list(of_shapes)}. Add the transformation that aligns them."
         )
         raise ValueError(msg)
-    axes = ("x", "y")
-    to_common: list[Any] = [found[common[0]] for found in (of_image, of_shapes)]
-    image_matrix, shape_matrix = (one.to_affine_matrix(input_axes=axes, output_axes=axes) for one in to_common)
+    axes = {"input_axes": ("x", "y"), "output_axes": ("x", "y")}
+    image_matrix, shape_matrix = (found[common[0]].to_affine_matrix(**axes) for found in (of_image, of_shapes))
     to_pixels = np.linalg.inv(image_matrix)
     centroids: Any = get_centroids(shapes, coordinate_system=common[0])
-    places: Any = centroids.compute()
-    centres = places.loc[table.obs[attributes["instance_key"]], ["x", "y"]].to_numpy()
+    centres = centroids.compute().loc[table.obs[attributes["instance_key"]], ["x", "y"]].to_numpy()
     scale = float(np.sqrt(abs(np.linalg.det((to_pixels @ shape_matrix)[:2, :2]))))
     diameter = 2 * float(np.median(shapes["radius"])) * scale if "radius" in shapes else None
     nodes: list[Any] = list(image.children.values()) if isinstance(image, DataTree) else []
@@ -235,8 +205,8 @@ def _check_on_tissue(image: SlideImage, centres: np.ndarray, name: str) -> None:
     """Refuse spots that do not lie on the image, or not on its tissue."""
     inside = image.contains(centres)
     advice = (
-        "Image and coordinates are probably not in the same coordinate system: check that the image is the one whose "
-        "pixels `.obsm` counts, and that its scale factor is right."
+        "Image and coordinates are probably not in the same coordinate system. Check that the coordinates are in "
+        "pixels of this image, and that its scale factor is right."
     )
     if inside.mean() < LEAST_SHARE:
         low, high = centres.min(0) / image.mpp, centres.max(0) / image.mpp

@@ -1,4 +1,4 @@
-"""The shapes inside which expression is read from a map: circles or polygons."""
+"""The shapes in which expression is read from a map: disks or polygons."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Disks:
-    """Circles on the map: centres (n, 2) as row and column, and radii (n,), in pixels of the map."""
+    """Disks on the map: centres (n, 2), row and column, and radii `reach` (n,), in pixels of the map."""
 
     centres: np.ndarray
     reach: np.ndarray
 
     def take(self, chosen: np.ndarray) -> Disks:
-        """Return some of them."""
+        """Return the chosen disks."""
         return Disks(self.centres[chosen], self.reach[chosen])
 
     def footprints(self, origin: np.ndarray, shape: tuple[int, int]) -> sparse.csr_array:
-        """Areas of the pixels of a block whose upper-left corner is `origin`."""
+        """Return the areas of the pixels of a block whose upper-left corner is `origin`."""
         return disk_footprints(self.centres - origin, self.reach, shape)
 
 
 @dataclass(frozen=True)
 class Polygons:
-    """Cells or regions on the map: shapely geometries with x the column and y the row, in pixels of the map.
+    """Cells or regions on the map: shapely geometries with x as the column and y as the row, in pixels of the map.
 
-    Their centres (n, 2) are those of their bounding boxes, and `reach` (n,) is half of the longer side of these.
+    The centres (n, 2) are those of their bounding boxes, and `reach` (n,) is half the longer side of each box.
     """
 
     geometries: np.ndarray
@@ -51,7 +51,7 @@ class Polygons:
             msg = f"Expected one shapely polygon per observation in `shapes` ({n_obs}), found {len(given)} objects."
             raise ValueError(msg)
         if bad := int((~shapely.is_valid(given) | shapely.is_empty(given)).sum()):
-            msg = f"{bad} of {n_obs} `shapes` are empty or cross themselves. Repair them, e.g. by `shapely.make_valid`."
+            msg = f"{bad} of {n_obs} `shapes` are empty or cross themselves. Repair them with `shapely.make_valid`."
             raise ValueError(msg)
         geometries = shapely.transform(given, lambda xy: xy * scale)
         x0, y0, x1, y1 = shapely.bounds(geometries).T
@@ -59,11 +59,11 @@ class Polygons:
         return cls(geometries, centres, np.maximum(x1 - x0, y1 - y0) / 2)
 
     def take(self, chosen: np.ndarray) -> Polygons:
-        """Return some of them."""
+        """Return the chosen polygons."""
         return Polygons(self.geometries[chosen], self.centres[chosen], self.reach[chosen])
 
     def footprints(self, origin: np.ndarray, shape: tuple[int, int]) -> sparse.csr_array:
-        """Areas of the pixels of a block whose upper-left corner is `origin`."""
+        """Return the areas of the pixels of a block whose upper-left corner is `origin`."""
         import shapely
 
         return polygon_footprints(shapely.transform(self.geometries, lambda xy: xy - origin[::-1]), shape)

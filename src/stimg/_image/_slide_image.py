@@ -25,25 +25,18 @@ LEAST_STAINED = 0.1
 class SlideImage:
     """An RGB slide image of known resolution that is read in pieces.
 
-    Parameters
-    ----------
-    levels
-        The image at several resolutions, finest first: arrays (height, width), (height, width, channels) or
-        (channels, height, width) that can be sliced (numpy, zarr, dask), with 1, 3 or 4 channels, uint8, uint16 or
-        float in [0, 1]; or one `WholeFile`.
-    mpp
-        Micrometres per pixel of the finest level.
-    name
-        For messages.
+    The levels hold it at several resolutions, finest first. They are one `WholeFile`, or arrays (height, width),
+    (height, width, channels) or (channels, height, width) that can be sliced (numpy, zarr, dask), with 1, 3 or 4
+    channels, uint8, uint16 or float in [0, 1].
     """
 
     levels: Sequence[Any] = field(repr=False)
-    mpp: float
-    name: str = "image"
+    mpp: float  # micrometres per pixel of the finest level
+    name: str = "image"  # for messages
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.mpp) and self.mpp > 0):
-            msg = f"Expected micrometres per pixel of {self.name!r} above 0, found {self.mpp}."
+            msg = f"Expected the micrometres per pixel of {self.name!r} to be above 0, found {self.mpp}."
             raise ValueError(msg)
         for level in self.levels:
             if not isinstance(level, WholeFile):
@@ -51,7 +44,7 @@ class SlideImage:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width of the finest level in pixels."""
+        """Return height and width of the finest level in pixels."""
         return _size(self.levels[0])
 
     def contains(self, points: np.ndarray) -> np.ndarray:
@@ -61,34 +54,16 @@ class SlideImage:
     def read(
         self, top: float, left: float, size: tuple[int, int], mpp: float, *, stain_normalise: bool = False
     ) -> np.ndarray:
-        """Read a window at any resolution.
+        """Read a window of `size` (height, width) pixels at any resolution, uint8 (height, width, 3).
 
-        The coarsest level that is at least as fine is averaged over the areas of the pixels asked for; if all levels
-        are coarser, the finest is interpolated bilinearly. A pixel does not depend on the window it is in.
-
-        Parameters
-        ----------
-        top, left
-            Upper-left corner of the window in micrometres from that of the image.
-        size
-            Height and width in pixels.
-        mpp
-            Micrometres per pixel asked for.
-        stain_normalise
-            Bring the slide's colours to a reference.
-
-        Returns
-        -------
-        ndarray
-            uint8 (height, width, 3); white outside the image.
+        `top` and `left` are in micrometres from the image's upper-left corner; outside the image all is white. The
+        coarsest level that is at least as fine as `mpp` is averaged over the area of each pixel; if all levels are
+        coarser, the finest is interpolated bilinearly. The value of a pixel does not depend on the window it is in.
+        `stain_normalise` matches the slide's colours to a reference.
         """
         level, level_mpp = self._level(mpp)
-        weights, starts, stops = [], [], []
-        for first, n_pixels in ((top, size[0]), (left, size[1])):
-            matrix, start, stop = _resampling(first / level_mpp, mpp / level_mpp, n_pixels)
-            weights.append(matrix)
-            starts.append(start)
-            stops.append(stop)
+        axes = [_resampling(first / level_mpp, mpp / level_mpp, n) for first, n in zip((top, left), size, strict=True)]
+        weights, starts, stops = zip(*axes, strict=True)
         pixels = _window(level, starts, stops).astype(np.float32)
         rows = weights[0] @ pixels.reshape(len(pixels), -1)
         columns = rows.reshape(size[0], -1, 3).transpose(1, 0, 2).reshape(pixels.shape[1], -1)
@@ -97,7 +72,7 @@ class SlideImage:
         return normalise_stain(read, self.stain) if stain_normalise else read
 
     def _level(self, mpp: float) -> tuple[Any, float]:
-        """Coarsest level that is at least as fine as `mpp`, and its micrometres per pixel."""
+        """Return the coarsest level that is at least as fine as `mpp`, and its micrometres per pixel."""
         if isinstance(self.levels[0], WholeFile):
             level, factor = self.levels[0].at(max(1, math.floor(mpp / self.mpp + 1e-6)))
             return level, self.mpp * factor
@@ -107,7 +82,7 @@ class SlideImage:
         return fine[-1] if fine else fits[0]
 
     def overview(self, mpp: float = TISSUE_MPP) -> np.ndarray:
-        """Whole image at a coarse resolution, uint8 (h, w, 3), at most its own."""
+        """Read the whole image, uint8 (h, w, 3), at `mpp` or at its own resolution if that is coarser."""
         mpp = max(mpp, self.mpp)
         height, width = (max(1, math.ceil(side * self.mpp / mpp)) for side in self.shape)
         strip = max(1, 2**22 // width)
@@ -116,10 +91,10 @@ class SlideImage:
 
     @cached_property
     def tissue(self) -> tuple[np.ndarray, float]:
-        """Where tissue is, bool (h, w), and the micrometres per pixel of that mask.
+        """Return a mask of the tissue, bool (h, w), and its micrometres per pixel.
 
-        Saturation (in grey images, darkness) above Otsu's threshold, or above 0.1 if that is lower (an image without
-        glass); parts and holes less than 100 micrometres across are dropped.
+        Tissue is where saturation (in grey images, darkness) is above Otsu's threshold, or above 0.1 if that is lower,
+        as in an image without glass. Parts and holes less than 100 micrometres across are ignored.
         """
         from skimage.filters import threshold_otsu
         from skimage.morphology import remove_small_holes, remove_small_objects
@@ -133,32 +108,23 @@ class SlideImage:
         mask = stained > min(threshold_otsu(stained), LEAST_STAINED)
         smallest = max(1, int((SMALLEST_PART_UM / mpp) ** 2))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # scikit-image renamed the size's argument
+            warnings.simplefilter("ignore", FutureWarning)  # scikit-image renamed the argument for the size
             mask = remove_small_holes(remove_small_objects(mask, smallest), smallest)
         return mask, mpp
 
     @cached_property
     def stain(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and deviation of the optical density of tissue, float64 (3,) each."""
+        """Return mean and deviation of the optical density of tissue, float64 (3,) each."""
         mask, mpp = self.tissue
         density = optical_density(self.overview(mpp)[mask] if mask.any() else self.overview(mpp).reshape(-1, 3))
         return density.mean(0), np.maximum(density.std(0), 1e-3)
 
 
 def open_image(source: Any, mpp: float, name: str) -> SlideImage:
-    """Open an image at `mpp` micrometres per pixel.
+    """Open an image that has `mpp` micrometres per pixel; `name` is for messages.
 
     `source` is the path of a PNG, JPEG, TIFF or OME-TIFF file (pyramids are read lazily), an array, or a list with the
-    levels of a pyramid; `name` is for messages.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such file.
-    OSError
-        The file is damaged or of an unknown format.
-    ValueError
-        The array is not an image.
+    levels of a pyramid. The errors are those of `open_file` and, for arrays that are not images, `ValueError`.
     """
     if isinstance(source, str | Path):
         return SlideImage(open_file(Path(source)), float(mpp), Path(source).name)
@@ -166,10 +132,10 @@ def open_image(source: Any, mpp: float, name: str) -> SlideImage:
 
 
 def check_image_array(level: Any, name: str) -> None:
-    """Refuse what is not an image with 1, 3 or 4 channels of 8 or 16 bits or floats."""
+    """Require an image with 1, 3 or 4 channels of 8 or 16 bits or floats."""
     shape = tuple(getattr(level, "shape", ()))
-    channels = _channels(shape)
-    if channels not in (1, 3, 4) or 0 in shape:
+    wide = (*shape, 1) if len(shape) == 2 else shape  # a grey image has one channel
+    if len(wide) != 3 or wide[0 if _channels_first(wide) else 2] not in (1, 3, 4) or 0 in shape:
         msg = (
             f"Expected image {name!r} of shape (height, width), (height, width, channels) or (channels, height, width) "
             f"with 1, 3 or 4 channels, found {shape}."
@@ -181,25 +147,16 @@ def check_image_array(level: Any, name: str) -> None:
 
 
 def _size(level: Any) -> tuple[int, int]:
-    shape = level.shape
-    first = isinstance(level, WholeFile) or not _channels_first(shape)
-    return (int(shape[0]), int(shape[1])) if first else (int(shape[1]), int(shape[2]))
+    first = 1 if _channels_first(level.shape) else 0
+    return int(level.shape[first]), int(level.shape[first + 1])
 
 
 def _channels_first(shape: tuple[int, ...]) -> bool:
     return len(shape) == 3 and shape[2] not in (1, 3, 4) and shape[0] in (1, 3, 4)
 
 
-def _channels(shape: tuple[int, ...]) -> int:
-    if len(shape) == 2:
-        return 1
-    if len(shape) != 3:
-        return 0
-    return shape[0] if _channels_first(shape) else shape[2]
-
-
-def _window(level: Any, starts: list[int], stops: list[int]) -> np.ndarray:
-    """Pixels uint8 (h, w, 3) of a level; white outside."""
+def _window(level: Any, starts: Sequence[int], stops: Sequence[int]) -> np.ndarray:
+    """Read pixels from `starts` to `stops` of a level, uint8 (h, w, 3); white outside."""
     height, width = _size(level)
     out = np.full((stops[0] - starts[0], stops[1] - starts[1], 3), WHITE, dtype=np.uint8)
     rows = slice(min(max(starts[0], 0), height), min(max(stops[0], 0), height))
@@ -215,21 +172,18 @@ def _window(level: Any, starts: list[int], stops: list[int]) -> np.ndarray:
 
 
 def _resampling(first: float, factor: float, n_pixels: int) -> tuple[sparse.csr_array, int, int]:
-    """Weights (n_pixels, stop - start) of a level's pixels start to stop in each pixel asked for, along one axis."""
+    """Return the weight of each of a level's pixels, start to stop, in each of `n_pixels` new ones along one axis."""
     index = np.arange(n_pixels)
-    if factor >= 1:  # areas
+    if factor >= 1:  # average over areas
         low, high = first + index * factor, first + (index + 1) * factor
-        n_taps = math.ceil(factor) + 1
-        taps = np.floor(low).astype(np.int64)[:, None] + np.arange(n_taps)
+        taps = np.floor(low).astype(np.int64)[:, None] + np.arange(math.ceil(factor) + 1)
         weights = np.clip(np.minimum(taps + 1, high[:, None]) - np.maximum(taps, low[:, None]), 0, None) / factor
-    else:  # between the centres of two pixels
+    else:  # interpolate between the centres of two pixels
         centre = first + (index + 0.5) * factor - 0.5
         taps = np.floor(centre).astype(np.int64)[:, None] + np.arange(2)
         share = (centre - np.floor(centre))[:, None]
         weights = np.concatenate([1 - share, share], 1)
     start, stop = int(taps.min()), int(taps.max()) + 1
-    rows = np.repeat(index, taps.shape[1])
-    matrix = sparse.csr_array(
-        (weights.ravel().astype(np.float32), (rows, (taps - start).ravel())), shape=(n_pixels, stop - start)
-    )
+    place = np.repeat(index, taps.shape[1]), (taps - start).ravel()
+    matrix = sparse.csr_array((weights.ravel().astype(np.float32), place), shape=(n_pixels, stop - start))
     return matrix, start, stop

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class AlignModule(TrainingModule):
-    """Symmetric InfoNCE over the spots of a batch, in training of those of all devices together."""
+    """Symmetric InfoNCE over the spots of a batch; in training, over the batches of all devices together."""
 
     sample = "look"
     network: AlignNetwork
@@ -38,11 +38,11 @@ class AlignModule(TrainingModule):
         self.reach: Tensor
 
     def relative_rate(self, name: str) -> float:
-        """Learning rate of a parameter relative to that of the recipe: pretrained ones move slowly."""
+        """Return the learning rate relative to the recipe's, which is lower for a pretrained spatial network."""
         return self.recipe.spatial_rate if name.startswith("network.spatial.") else 1.0
 
     def loss(self, batch: dict[str, Tensor], seed: int) -> Tensor:
-        """Loss of one batch; the colours of training batches change at random."""
+        """Return the loss of one batch; in training, colours change at random."""
         images = None
         if "image" in batch:
             images = batch["image"].float() / 255
@@ -50,23 +50,23 @@ class AlignModule(TrainingModule):
                 images = jitter_colours(images, self.recipe.colour_jitter, torch.Generator().manual_seed(seed))
         found = self.network.encode_images(batch["look"], images)
         if "tokens" in batch:
-            read = self.network.encode_surroundings(batch["tokens"], batch["positions"], batch["present"])
+            expressed = self.network.encode_surroundings(batch["tokens"], batch["positions"], batch["present"])
         else:
-            read = batch["values"]
-        genes = self.network.encode_genes(read)
+            expressed = batch["values"]
+        genes = self.network.encode_genes(expressed)
         slide, centre = batch["slide"], batch["centre"]
         if self.training and self.trainer.world_size > 1:
             found, genes, slide, centre = (self._of_all(part) for part in (found, genes, slide, centre))
         return contrastive_loss(found, genes, self.network.scale, neighbours_of(slide, centre, self.reach))
 
     def _of_all(self, part: Tensor) -> Tensor:
-        """Rows of all devices; gradients flow back to each."""
+        """Gather the rows of all devices; gradients flow back to each of them."""
         gathered: Any = self.all_gather(part, sync_grads=True)
         return gathered.flatten(0, 1)
 
 
 def neighbours_of(slide: Tensor, centre: Tensor, reach: Tensor) -> Tensor:
-    """Which pairs of spots lie on one slide and within its reach, bool (n, n)."""
+    """Tell which pairs of spots lie on the same slide and within its reach, bool (n, n)."""
     near = torch.cdist(centre, centre) <= reach[slide][:, None]
     return near & (slide[:, None] == slide[None])
 
@@ -74,7 +74,7 @@ def neighbours_of(slide: Tensor, centre: Tensor, reach: Tensor) -> Tensor:
 def train_alignment(
     patches: ImagePatchDataset, config: AlignConfig, held: np.ndarray, run: Run, encoder: Any, tuned: bool, size: int
 ) -> tuple[AlignNetwork, pd.DataFrame]:
-    """Train both encoders on the spots that are not held out, and return the network with its history."""
+    """Train both encoders on the spots that are not held out; return the network and its history."""
     base = patches.spatial_model if config.gene_encoder == "tuned" else None
     with run.seeded():
         seen = None if encoder is None else get_encoder(encoder, tuned=tuned)
@@ -84,8 +84,8 @@ def train_alignment(
         options: dict[str, Any] = {"crops": encoder is not None, "gene_encoder": config.gene_encoder}
         spots = SpotCropDataset(patches, size, np.flatnonzero(~held), augment=True, **options)
         sampler = EpochSampler(len(spots), run.seed)
-        n = min(config.batch_size, len(spots))
-        loader = DataLoader(spots, n, sampler=sampler, drop_last=True, num_workers=run.num_workers)
+        batch_size = min(config.batch_size, len(spots))
+        loader = DataLoader(spots, batch_size, sampler=sampler, drop_last=True, num_workers=run.num_workers)
         val_loader = None
         if held.sum() > 1:
             plain = SpotCropDataset(patches, size, np.flatnonzero(held), augment=False, **options)
@@ -94,12 +94,12 @@ def train_alignment(
 
 
 def config_for(patches: ImagePatchDataset, config: AlignConfig) -> AlignConfig:
-    """Check that the patches hold what the gene encoder reads, and return the configuration with their sizes."""
+    """Check that the patches hold what the gene encoder reads; return the configuration with its sizes filled in."""
     if config.gene_encoder == "embedding":
         widths = {0 if slide.embedding is None else slide.embedding.shape[1] for slide in patches.slides}
         if widths != {config.embedding_dim}:
             msg = (
-                f"Expected `patches` with embeddings of `embedding_dim`={config.embedding_dim} dimensions for "
+                f"Expected `patches` with embeddings of {config.embedding_dim} dimensions (`embedding_dim`) for "
                 f"`gene_encoder='embedding'`, found {sorted(widths)}. Pass `use_rep` to `stimg.pp.to_image_patches`."
             )
             raise ValueError(msg)

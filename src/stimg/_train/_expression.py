@@ -1,4 +1,4 @@
-"""Dense expression from H&E, with spots as the only supervision."""
+"""Dense expression from H&E, supervised by spots alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy import sparse
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from stimg._image._footprints import as_tensor, disk_footprints
+from stimg._image._footprints import disk_footprints, pixel_weights
 from stimg._train._images import jitter_colours, pitch_um
 from stimg._train._module import TrainingModule
 from stimg._train._sampler import EpochSampler
@@ -44,7 +44,7 @@ class Spots:
 
 
 class ExpressionModule(TrainingModule):
-    """Mean squared error and correlation of spots, and of groups of neighbouring spots, read from the dense map.
+    """Error (squared, or of counts) and correlation of spots, and of groups of neighbours, read from the dense map.
 
     `held_out` marks the spots of each slide, bool (n_spots,), that only the validation loss sees.
     """
@@ -68,7 +68,7 @@ class ExpressionModule(TrainingModule):
         self.dispersion: Tensor
 
     def loss(self, batch: dict[str, Tensor], seed: int) -> Tensor:
-        """Loss of one batch of crops: training spots with random colours and groups, in validation held-out spots."""
+        """Return the loss of one batch of crops; in training, colours and the size of groups change at random."""
         generator = torch.Generator().manual_seed(seed)
         images = batch["image"].float() / 255
         stain = self.network.statistics(images, batch["stain"])
@@ -93,44 +93,39 @@ class ExpressionModule(TrainingModule):
         return error + self.recipe.pearson_loss * uncorrelated(predicted, truth)
 
     def n_samples(self, batch: dict[str, Tensor]) -> int:
-        """Weight of a batch in the loss of its epoch: its crops, in validation its held-out spots."""
+        """Count the crops of a batch, or in validation its held-out spots."""
         return len(batch["image"]) if self.training else len(self.kept(batch))
 
     def kept(self, batch: dict[str, Tensor]) -> np.ndarray:
-        """Find the spots of a batch that count: those for training, in validation those held out."""
+        """Find the spots of a batch that are used: those for training, or in validation those held out."""
         crop, spots = batch["batch"].cpu().numpy(), batch["spots"].cpu().numpy()
         held = [self.held_out[s][spots[crop == i]] for i, s in enumerate(batch["slide"].tolist())]
         return np.flatnonzero(np.concatenate(held) != self.training)
 
     def read_spots(self, batch: dict[str, Tensor], group: float) -> Spots:
-        """Read the spots of a batch that count, each together with its neighbours within `group` pitches."""
+        """Collect the spots of a batch that are used, each together with its neighbours within `group` pitches."""
         crop, slide = batch["batch"].cpu().numpy(), batch["slide"].cpu().numpy()
-        spots, centres = batch["spots"].cpu().numpy(), batch["centres"].cpu().numpy()
-        radii, of_slide = batch["radius"].cpu().numpy()[crop], slide[crop]
         kept = self.kept(batch)
+        crop, of_slide = crop[kept], slide[crop[kept]]
+        spots, centres = batch["spots"].cpu().numpy()[kept], batch["centres"].cpu().numpy()[kept]
         side = batch["image"].shape[-1] // MAP_STRIDE
-        places = centres[kept] / MAP_STRIDE + np.stack([crop[kept] * side, np.zeros(len(kept))], 1)
-        radii = radii[kept] / MAP_STRIDE
+        places = centres / MAP_STRIDE + np.stack([crop * side, np.zeros(len(kept))], 1)  # the maps one below the other
+        radii = batch["radius"].cpu().numpy()[crop] / MAP_STRIDE
         areas = disk_footprints(places, radii, (len(slide) * side, side))
         members = sparse.eye_array(len(kept), format="csr")
         if group:
-            reach = group * np.array(self.pitches)[of_slide[kept]] / MAP_STRIDE
-            members = neighbours(places, crop[kept], reach)
-        counts, totals = self._counts(of_slide[kept], spots[kept])
+            members = neighbours(places, crop, group * np.array(self.pitches)[of_slide] / MAP_STRIDE)
+        counts, totals = self._counts(of_slide, spots)
         counts, totals = members @ counts, members @ totals
         targets = log_normalised(counts, totals, self.patches.target_sum)
         missing = np.stack([np.isnan(self.patches.slides[s].targets).all(0) for s in slide])
-        targets[missing[crop[kept]]] = np.nan
-        areas = members @ areas
-        if self.recipe.aggregation == "mean":
-            weights = areas.multiply(1 / areas.sum(1)[:, None])
-        else:
-            weights = areas.multiply(1 / (np.pi * radii**2)[:, None])
+        targets[missing[crop]] = np.nan
+        weights = pixel_weights(members @ areas, self.recipe.aggregation, np.pi * radii**2)
         raw = torch.from_numpy(counts).float(), torch.from_numpy(totals).float()
-        return Spots(as_tensor(sparse.csr_array(weights)), torch.from_numpy(targets), *raw)
+        return Spots(weights, torch.from_numpy(targets), *raw)
 
     def _counts(self, slides: np.ndarray, spots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Look up raw counts, float64 (n, n_genes), and totals over all genes (n,) of spots."""
+        """Look up the raw counts of spots, float64 (n, n_genes), and their totals over all genes (n,)."""
         counts = np.zeros((len(spots), len(self.patches.genes)))
         totals = np.zeros(len(spots))
         for s in np.unique(slides):
@@ -143,7 +138,7 @@ class ExpressionModule(TrainingModule):
 def train_dense(
     patches: ImagePatchDataset, config: DenseConfig, held_out: list[np.ndarray], run: Run, encoder: Any, tuned: bool
 ) -> tuple[DenseNetwork, pd.DataFrame]:
-    """Train a network on the spots that are not held out, and return it with its history."""
+    """Train a network on the spots that are not held out; return it and its history."""
     options: dict[str, Any] = {"num_workers": run.num_workers, "collate_fn": patches.collate}
     with run.seeded():
         mean, sd, programs = standard_targets(patches, config.n_programs)
@@ -158,14 +153,10 @@ def train_dense(
 
 
 def stain_regression(module: ExpressionModule, loader: Iterable[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Regress standardised targets on the stain statistics of the training spots (ridge regression).
+    """Regress standardised targets on the stain statistics of the training spots.
 
-    The penalty is chosen by generalised cross-validation.
-
-    Returns
-    -------
-    tuple
-        Weight float32 (n_genes, n_statistics) and bias (n_genes,), for statistics that are not standardised.
+    The penalty of this ridge regression is chosen by generalised cross-validation. Returns the weight, float32
+    (n_genes, n_statistics), and the bias (n_genes,), for statistics that are not standardised.
     """
     from sklearn.linear_model import RidgeCV
 
@@ -179,8 +170,8 @@ def stain_regression(module: ExpressionModule, loader: Iterable[dict[str, Tensor
             wanted.append((spots.targets - network.gene_mean) / network.gene_sd)
             names.append(torch.stack([batch["slide"][batch["batch"]], batch["spots"]], 1)[module.kept(batch)])
     once = np.unique(torch.cat(names).numpy(), axis=0, return_index=True)[1]  # a spot may lie in several crops
-    statistics, truth = torch.cat(found).numpy()[once].astype(np.float64), torch.cat(wanted).numpy()[once]
-    truth = np.nan_to_num(truth)
+    statistics = torch.cat(found).numpy()[once].astype(np.float64)
+    truth = np.nan_to_num(torch.cat(wanted).numpy()[once])
     mean, sd = statistics.mean(0), np.maximum(statistics.std(0), 1e-6) / network.stain.weights.numpy()
     ridge = RidgeCV(np.logspace(-1, 5, 13)).fit((statistics - mean) / sd, truth)
     weight = np.atleast_2d(ridge.coef_) / sd
@@ -189,20 +180,20 @@ def stain_regression(module: ExpressionModule, loader: Iterable[dict[str, Tensor
 
 
 def neighbours(places: np.ndarray, crop: np.ndarray, reach: np.ndarray) -> sparse.csr_array:
-    """Find the spots of the same crop within `reach` of each, itself included: sparse (n, n) of ones."""
+    """Find the spots of the same crop within `reach` of each spot, itself included: sparse (n, n) of ones."""
     far = np.column_stack([places, crop * (places.max(initial=0) + reach.max(initial=0)) * 10])
     near = ((far[:, None] - far[None]) ** 2).sum(2) <= reach[:, None] ** 2
     return sparse.csr_array(near.astype(float))
 
 
 def log_normalised(counts: np.ndarray, totals: np.ndarray, target_sum: float) -> np.ndarray:
-    """Log-normalised expression float32 (n, n_genes) of counts with these totals (n,)."""
+    """Log-normalise counts by their totals (n,), float32 (n, n_genes)."""
     share = counts / np.where(totals > 0, totals, 1)[:, None]
     return np.log1p(target_sum * share).astype(np.float32)
 
 
 def dispersions(patches: ImagePatchDataset) -> Tensor:
-    """Overdispersion of each gene by the method of moments: variance = mean + dispersion x mean^2; float32 (n_genes,).
+    """Estimate each gene's dispersion (variance = mean + dispersion x mean^2) by moments, float32 (n_genes,).
 
     The mean of a spot's count is its total times the gene's share of all counts.
     """
@@ -216,19 +207,15 @@ def dispersions(patches: ImagePatchDataset) -> Tensor:
 
 
 def standard_targets(patches: ImagePatchDataset, n_programs: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and deviation of each gene over all spots, and the principal programs of the standardised targets.
+    """Return mean and deviation of each gene over all spots, and the principal components of standardised targets.
 
-    Returns
-    -------
-    tuple
-        float32 (n_genes,), (n_genes,) and (n, n_genes), with n of at most `n_programs`; a program's length is the
-        deviation of its scores.
+    They are float32 (n_genes,), (n_genes,) and (n, n_genes), with n of at most `n_programs`; the length of a component
+    is the deviation of its scores.
     """
     from sklearn.decomposition import PCA
 
     targets = np.concatenate([slide.targets for slide in patches.slides])
-    mean, sd = np.nanmean(targets, 0), np.nanstd(targets, 0)
-    sd = np.maximum(sd, MIN_SD)
+    mean, sd = np.nanmean(targets, 0), np.maximum(np.nanstd(targets, 0), MIN_SD)
     standard = np.nan_to_num((targets - mean) / sd)
     n_programs = min(n_programs, *standard.shape)
     programs = np.empty((0, standard.shape[1]))

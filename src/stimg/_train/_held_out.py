@@ -1,4 +1,4 @@
-"""Which spots are for validation alone."""
+"""Hold out spots for validation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def hold_out(patches: ImagePatchDataset, fraction: float, seed: int) -> list[np.ndarray]:
-    """Hold out spots of each slide, bool (n_spots,): those in randomly chosen square blocks as wide as half a crop."""
+    """Hold out the spots of each slide in random square blocks as wide as half a crop, bool (n_spots,)."""
     generator = np.random.default_rng(seed)
     side = patches.size * patches.mpp / 2
     held = []

@@ -1,4 +1,4 @@
-"""What both trainings on H&E share: changes of colour, distance of spots, the check of the encoder, the card."""
+"""What both kinds of training on H&E share: colour jitter, the pitch of spots, a check of the encoder, the card."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 
 def check_tuning(encoder: Any, tune_encoder: bool) -> None:
-    """Refuse `tune_encoder=True` where it has no effect."""
+    """Refuse `tune_encoder=True` if it would have no effect."""
     bundled = isinstance(encoder, ConvEncoder) or (isinstance(encoder, str) and encoder == BUNDLED_ENCODER)
     if tune_encoder and (encoder is None or bundled):
         msg = (
-            f"`tune_encoder=True` is for other encoders: {BUNDLED_ENCODER!r} is always trained, and without an encoder "
-            "only the stain is read. Leave it out, or name another `encoder`."
+            f"`tune_encoder=True` has no effect here: {BUNDLED_ENCODER!r} is always trained, and without an encoder "
+            "only the stain is read. Leave it out, or pass another `encoder`."
         )
         raise ValueError(msg)
 
 
 def image_card(run: Run, patches: ImagePatchDataset, encoder: Any, size: int, **more: Any) -> dict[str, Any]:
-    """Return the card of a model that reads crops of `size` pixels: what all such cards say, and more."""
+    """Return the card of a model that reads crops of `size` pixels, with the entries of all such cards and `more`."""
     return run.card(
         patches,
         encoder=encoder if isinstance(encoder, str | None) else type(encoder).__name__,
@@ -44,7 +44,7 @@ def image_card(run: Run, patches: ImagePatchDataset, encoder: Any, size: int, **
 
 
 def pitch_um(centres: np.ndarray) -> float:
-    """Median distance to the nearest other spot, in the unit of the centres; 1 for a single spot."""
+    """Return the median distance to the nearest other spot, in the unit of the centres; 1 for a single spot."""
     return float(np.nan_to_num(spacing(centres), nan=1.0))
 
 

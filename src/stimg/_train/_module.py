@@ -1,4 +1,4 @@
-"""The optimiser and the steps that all objectives share."""
+"""The optimiser and the training steps that all objectives share."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ class TrainingModule(L.LightningModule, ABC):
 
     @abstractmethod
     def loss(self, batch: dict[str, Tensor], seed: int) -> Tensor:
-        """Loss of one batch; everything random in it depends on the seed alone."""
+        """Return the loss of one batch; everything random in it depends on the seed alone."""
 
     def n_samples(self, batch: dict[str, Tensor]) -> int:
-        """Weight of a batch in the loss of its epoch."""
+        """Return the weight of a batch in the loss of its epoch."""
         return len(batch[self.sample])
 
     def relative_rate(self, name: str) -> float:
-        """Learning rate of a parameter relative to that of the recipe."""
+        """Return the learning rate of a parameter relative to that of the recipe."""
         return 1.0
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Loss of one batch; everything random in it depends on the seed, the step and the process alone."""
+        """Compute the loss of one batch; its random numbers depend on the seed, the step and the process alone."""
         loss = self.loss(batch, self.seed * 1_000_003 + self.global_step + self.global_rank * 1_000_000_007)
         if not torch.isfinite(loss):
             msg = (
@@ -56,7 +56,7 @@ class TrainingModule(L.LightningModule, ABC):
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Loss on held-out data, the same draws in every epoch, and all of the data in every process."""
+        """Compute the loss on held-out data: all of them in every process, with the same draws in every epoch."""
         self._log("val_loss", self.loss(batch, batch_idx), batch)
 
     def _log(self, name: str, loss: Tensor, batch: dict[str, Tensor], *, across_processes: bool = False) -> None:
@@ -64,30 +64,27 @@ class TrainingModule(L.LightningModule, ABC):
         self.log(name, loss, on_step=False, on_epoch=True, prog_bar=True, **options)
 
     def configure_optimizers(self) -> Any:
-        """AdamW, without weight decay of vectors."""
+        """Set up AdamW, with weight decay of matrices but not of vectors."""
         self.total_steps = int(self.trainer.estimated_stepping_batches)
         groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 groups.setdefault((parameter.ndim > 1, self.relative_rate(name)), []).append(parameter)
         rate, decay = self.recipe.learning_rate, self.recipe.weight_decay
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": found, "weight_decay": decay if matrices else 0.0, "lr": rate * relative}
-                for (matrices, relative), found in groups.items()
-            ],
-            lr=rate,
-            betas=(0.9, 0.95),
-            fused=True,  # one pass over the gene tables
-        )
+        parameters = [
+            {"params": found, "weight_decay": decay if matrices else 0.0, "lr": rate * relative}
+            for (matrices, relative), found in groups.items()
+        ]
+        optimizer = torch.optim.AdamW(parameters, rate, (0.9, 0.95), fused=True)  # one pass over the gene tables
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _rate(self, step: int) -> float:
+        """Return the learning rate of a step relative to the highest."""
         progress = step / max(self.total_steps, 1)
         if self.max_seconds:
             elapsed = time.monotonic() - self.started
-            if self.trainer.world_size > 1:  # one rate for all processes, or their weights would differ
+            if self.trainer.world_size > 1:  # the same rate in all processes, or their weights would differ
                 elapsed = self.trainer.strategy.broadcast(elapsed)
             progress = max(progress, elapsed / self.max_seconds)
         warm = max(progress, (step + 1) / max(self.total_steps, 1)) / self.recipe.warmup if self.recipe.warmup else 1.0

@@ -1,10 +1,12 @@
-"""One run of training: when it ends, where it computes, and what all models' cards say about it."""
+"""One training run: when it ends, where it runs, its history, and what the cards of all models say about it."""
 
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import threading
+import time
 import warnings
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
@@ -24,12 +26,12 @@ from stimg import __version__
 from stimg._input._checks import check_training
 from stimg._input._device import resolve_device, seeded
 from stimg._settings import settings
-from stimg._train._history import History
 from stimg.models._trained_model import HISTORY_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from torch import Tensor
     from torch.utils.data import DataLoader
 
     from stimg._data import ImagePatchDataset, PatchDataset
@@ -38,9 +40,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("stimg")
 
 NO_WEIGHTS = (
-    "Training gives no weights back if it forks or spawns processes (as in notebooks), or if not one epoch ends. Pass "
-    "`devices=1`; or write a script with `trainer_kwargs={'devices': n, 'strategy': 'ddp'}` and start it with `python` "
-    "or `torchrun`; or allow more time or batches."
+    "Training returns no weights if it forks or spawns processes (as in notebooks), or if not one epoch ends. Pass "
+    "`devices=1`; or start a script that passes `trainer_kwargs={'devices': n, 'strategy': 'ddp'}` with `python` or "
+    "`torchrun`; or allow more time or batches."
 )
 UNHELPFUL = (
     "LeafSpec|Skipping val loop|callbacks used to create the checkpoint|does not have many workers|"
@@ -51,7 +53,7 @@ UNHELPFUL = (
 
 @dataclass(frozen=True)
 class Run:
-    """The arguments that all training functions share, as in `stimg.tl.pretrain`; checked when a run is made."""
+    """The arguments that all training functions share, as in `stimg.tl.pretrain`; checked on creation."""
 
     max_epochs: int
     max_steps: int | None = None
@@ -69,31 +71,31 @@ class Run:
 
     @classmethod
     def of(cls, arguments: dict[str, Any]) -> Run:
-        """Pick the shared ones among the arguments of a training function."""
+        """Pick the shared arguments from those of a training function."""
         return cls(**{field.name: arguments[field.name] for field in fields(cls)})
 
     def __post_init__(self) -> None:
         check_training(self.max_epochs, self.val_fraction, self.resume)
         if self.max_seconds is not None and self.max_seconds <= 0:
             msg = (
-                "Expected `max_time` to be a positive time: 'DD:HH:MM:SS', a `timedelta` or a dict of its arguments, "
+                "Expected `max_time` to be a positive time ('DD:HH:MM:SS', a `timedelta` or a dict of its arguments), "
                 f"found {self.trainer_options['max_time']!r}."
             )
             raise ValueError(msg)
 
     @cached_property
     def seed(self) -> int:
-        """What everything random in this run is drawn from."""
+        """Return the seed of everything random in this run."""
         return int(np.random.default_rng(self.rng).integers(2**31))
 
     @cached_property
     def place(self) -> str:
-        """The torch device."""
+        """Return the torch device."""
         return resolve_device(self.device)
 
     @cached_property
     def trainer_options(self) -> dict[str, Any]:
-        """Arguments of `lightning.Trainer`; those that the user gives win."""
+        """Return the arguments of `lightning.Trainer`; the user's own take precedence."""
         kind, _, number = self.place.partition(":")
         options: dict[str, Any] = {
             "max_epochs": self.max_epochs,
@@ -107,21 +109,21 @@ class Run:
             "enable_model_summary": False,
             "gradient_clip_val": 1.0,
             "num_sanity_val_steps": 0,
-            "use_distributed_sampler": False,  # ours knows about epochs and processes
+            "use_distributed_sampler": False,  # `EpochSampler` knows about epochs and processes
         } | (self.trainer_kwargs or {})
         on_gpu = torch.cuda.is_available() and options["accelerator"] != "cpu"
         return {"precision": "bf16-mixed" if on_gpu else "32-true"} | options
 
     @cached_property
     def max_seconds(self) -> float | None:
-        """Seconds after which training ends, if its time is limited."""
+        """Return the seconds after which training ends, if its time is limited."""
         try:
             return Timer(duration=self.trainer_options["max_time"]).time_remaining()
         except (AttributeError, TypeError, MisconfigurationException):  # not a duration
             return 0.0
 
     def check_held_out(self, found: bool) -> None:
-        """Refuse early stopping where no data are held out."""
+        """Refuse early stopping if no data are held out."""
         if self.early_stopping is not None and not found:
             msg = "Expected held-out data for `early_stopping`, found none. Raise `val_fraction`, or give more slides."
             raise ValueError(msg)
@@ -131,7 +133,7 @@ class Run:
         return seeded(self.seed, self.place)
 
     def fit(self, module: TrainingModule, loader: DataLoader[Any], val_loader: DataLoader[Any] | None) -> pd.DataFrame:
-        """Train; leave the network with its best weights, in evaluation mode on the CPU, and return the history."""
+        """Train and return the history; the network ends with its best weights, in evaluation mode on the CPU."""
         history = History()
         hooks: list[L.Callback] = [history, *self.callbacks]
         if self.early_stopping is not None:
@@ -141,7 +143,7 @@ class Run:
         with _quiet_lightning():
             trainer = L.Trainer(**self.trainer_options, callbacks=hooks)
             launcher = trainer.strategy.launcher
-            if launcher is not None and not hasattr(launcher, "cluster_environment"):  # one that forks or spawns
+            if launcher is not None and not hasattr(launcher, "cluster_environment"):  # it forks or spawns
                 raise ValueError(NO_WEIGHTS)
             try:
                 trainer.fit(module, loader, val_loader, ckpt_path=self.resume, weights_only=bool(self.resume) or None)
@@ -149,9 +151,9 @@ class Run:
                 if not trainer.interrupted:
                     raise
                 if not history.rows:
-                    msg = "Interrupted before one epoch ended: there is no trained model to return."
+                    msg = "Interrupted before one epoch ended, so there is no trained model to return."
                     raise KeyboardInterrupt(msg) from None
-                logger.warning("Interrupted: returning the best model so far.")
+                logger.warning("Interrupted: the best model so far is returned.")
         if trainer.received_sigterm:  # Lightning ends the run without an error; a half-trained model is not a result
             raise SystemExit(128 + signal.SIGTERM)
         if not history.rows:
@@ -162,7 +164,7 @@ class Run:
         return pd.DataFrame(history.rows, columns=HISTORY_COLUMNS)
 
     def card(self, patches: PatchDataset | ImagePatchDataset, **more: Any) -> dict[str, Any]:
-        """Return a model's card: what all cards say, and more."""
+        """Return a model's card, with the entries of all cards and `more`."""
         return {
             "name": self.name,
             "slides": [slide.name for slide in patches.slides],
@@ -172,6 +174,36 @@ class Run:
             "stimg_version": __version__,
             **more,
         }
+
+
+class History(L.Callback):
+    """One row per epoch, and the weights of the epoch with the lowest validation loss."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+        self.best_loss = math.inf
+        self.best_weights: dict[str, Tensor] = {}
+        self.clock = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Record losses; keep the weights if they are the best so far."""
+        losses = {name: float(trainer.callback_metrics.get(name, math.nan)) for name in ("train_loss", "val_loss")}
+        rate, now = trainer.optimizers[0].param_groups[0]["lr"], time.monotonic()
+        self.rows.append({"epoch": trainer.current_epoch, **losses, "lr": rate, "seconds": now - self.clock})
+        self.clock = now
+        if losses["val_loss"] < self.best_loss:
+            self.best_loss = losses["val_loss"]
+            weights = pl_module.get_submodule("network").state_dict()
+            self.best_weights = {k: v.detach().cpu().clone() for k, v in weights.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is saved in a checkpoint."""
+        return {"rows": self.rows, "best_loss": self.best_loss, "best_weights": self.best_weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self.rows = list(state_dict["rows"])
+        self.best_loss, self.best_weights = state_dict["best_loss"], state_dict["best_weights"]
 
 
 @contextmanager

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 class EpochSampler(Sampler[tuple[int, int]]):
     """Shuffled (visit, index) pairs, so that every worker process crops the same windows in the same epoch.
 
-    With `repeats`, an epoch visits every window that many times, each time with other channels, jitter and symmetry.
-    With `weights`, it draws as many windows at random with these probabilities. Lightning calls `set_epoch` at the
-    start of each epoch, also after a resume. Each of n processes takes every n-th pair, so that their batches together
-    are the batch of a single process.
+    An epoch visits every window `repeats` times, each time with other channels, jitter and symmetry; with `weights`, it
+    draws as many windows at random with these probabilities. Lightning calls `set_epoch` at the start of each epoch,
+    even after a resume. Each of n processes takes every n-th pair, so that their batches together are the batch of a
+    single process.
     """
 
     def __init__(self, length: int, seed: int, repeats: int = 1, weights: np.ndarray | None = None) -> None:
@@ -30,7 +30,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose windows come next."""
+        """Set the epoch whose windows come next."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -50,6 +50,6 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 def _place() -> tuple[int, int]:
-    """Rank of this process among those that train together, and their number."""
+    """Return the rank of this process among those that train together, and their number."""
     running = torch.distributed.is_available() and torch.distributed.is_initialized()
     return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if running else (0, 1)
