@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from stimg._image._crops import read_crop
+from stimg._image._crops import read_crop, slide_statistics
 from stimg._image._footprints import wholly_inside
-from stimg._image._stain import slide_statistics
 from stimg.nn._stain import StainStatistics
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ from scipy import sparse
 from scipy.spatial import cKDTree
 from torch.utils.data import Dataset
 
-from stimg._image._crops import read_crop
-from stimg._image._stain import crop_statistics
+from stimg._image._crops import crop_statistics, read_crop
 from stimg._slide._geometry import spacing
 from stimg.nn._align import GeneEncoder
 

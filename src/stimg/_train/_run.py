@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from stimg._data import ImagePatchDataset, PatchDataset
-    from stimg._train._module import TrainingModule
 
 logger = logging.getLogger("stimg")
 
@@ -132,7 +131,9 @@ class Run:
         """Draw torch's random numbers from the run's seed, and leave the user's random state as it was."""
         return seeded(self.seed, self.place)
 
-    def fit(self, module: TrainingModule, loader: DataLoader[Any], val_loader: DataLoader[Any] | None) -> pd.DataFrame:
+    def fit(
+        self, module: L.LightningModule, loader: DataLoader[Any], val_loader: DataLoader[Any] | None
+    ) -> pd.DataFrame:
         """Train and return the history; the network ends with its best weights, in evaluation mode on the CPU."""
         history = History()
         hooks: list[L.Callback] = [history, *self.callbacks]
@@ -158,9 +159,10 @@ class Run:
             raise SystemExit(128 + signal.SIGTERM)
         if not history.rows:
             raise ValueError(NO_WEIGHTS)
+        network = module.get_submodule("network")
         if history.best_weights:
-            module.network.load_state_dict(history.best_weights)
-        module.network.cpu().eval()
+            network.load_state_dict(history.best_weights)
+        network.cpu().eval()
         return pd.DataFrame(history.rows, columns=HISTORY_COLUMNS)
 
     def card(self, patches: PatchDataset | ImagePatchDataset, **more: Any) -> dict[str, Any]:

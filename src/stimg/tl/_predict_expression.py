@@ -13,9 +13,9 @@ from stimg import _keys
 from stimg._apply._dense import map_pixel_um, read_shapes
 from stimg._apply._dense_map import as_image, dense_map
 from stimg._data._targets import model_columns
+from stimg._image._crops import slide_statistics
 from stimg._image._place import ImageSource, place_on_image, rows_on_image
 from stimg._image._shapes import Disks, Polygons
-from stimg._image._stain import slide_statistics
 from stimg._input._checks import check_positive, check_var_unique, checked
 from stimg._input._device import resolve_device
 from stimg._input._records import write_record
