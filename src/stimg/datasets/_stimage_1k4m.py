@@ -76,9 +76,10 @@ def stimage_1k4m(
 
     Examples
     --------
-    >>> brain = stimg.datasets.stimage_1k4m(tissue="brain", species="human", annotated=True)
-    >>> brain.catalogue
-    >>> slide = brain[0]
+    >>> root = stimg.datasets.synthetic_1k4m("miniature")  # leave out `root` for the published slides
+    >>> brain = stimg.datasets.stimage_1k4m(root=root, tissue="brain", species="human")
+    >>> brain[0].shape
+    (36, 40)
     """
     source = LocalFiles(root) if root is not None else HubFiles(revision)
     return STimage1K4M(read_catalogue(source), source).filter(

@@ -82,8 +82,10 @@ def synthetic(
 
     Examples
     --------
-    >>> stimg.datasets.synthetic("xenium", n_domains=4, seed=1)
-    >>> stimg.datasets.synthetic("visium_hd", n_obs=100_000, n_genes=18_000, depth=250, path="bins.h5ad")
+    >>> stimg.datasets.synthetic("xenium", n_domains=4, seed=1).shape
+    (1000, 500)
+    >>> stimg.datasets.synthetic("visium_hd", n_obs=5000, n_genes=100, path="bins.h5ad").isbacked
+    True
     """
     check_choice("platform", platform, tuple(PLATFORMS))
     check_positive_int("n_domains", n_domains)

@@ -44,6 +44,12 @@ def hide_regions(
     ------
     ValueError
         `lattice` is not a lattice, `size` or `n_regions` is below 1, or no region of that size fits.
+
+    Examples
+    --------
+    >>> slide = stimg.pp.to_lattice(stimg.datasets.synthetic(n_obs=300), copy=True)
+    >>> int(stimg.metrics.hide_regions(slide.obsm["lattice"], 3, n_regions=2).sum())
+    18
     """
     sites = as_sites(lattice, "lattice")
     check_positive_int("size", size)
@@ -116,6 +122,12 @@ def interpolate_hidden(
     ------
     ValueError
         Shapes do not fit, `method` is unknown, nothing is hidden, or nothing is seen.
+
+    Examples
+    --------
+    >>> positions, hidden = [[0, 0], [0, 1], [0, 2]], [False, True, False]
+    >>> stimg.metrics.interpolate_hidden([[1.0], [0.0], [3.0]], positions, hidden).tolist()
+    [[2.0]]
     """
     check_choice("method", method, METHODS)
     check_positive_int("n_neighbors", n_neighbors)

@@ -67,6 +67,13 @@ def probe(
     ValueError
         Shapes do not fit, values are not finite, `method` or `protocol` is unknown, there are no coordinates for
         `"blocked"`, fewer than two labels, or fewer labelled observations (or places) than folds.
+
+    Examples
+    --------
+    >>> slide = stimg.datasets.synthetic(n_obs=300)
+    >>> sc.pp.pca(slide)
+    >>> sorted(stimg.metrics.probe(slide.obsm["X_pca"], slide.obs["domain"], slide.obsm["spatial"]))
+    ['accuracy', 'ari', 'folds', 'macro_f1']
     """
     check_choice("method", method, METHODS)
     check_choice("protocol", protocol, PROTOCOLS)
@@ -135,6 +142,12 @@ def transfer_probe(
     ValueError
         Shapes do not fit, values are not finite, `method` is unknown, or there are fewer than two training labels or no
         labelled observation to test.
+
+    Examples
+    --------
+    >>> train, test = np.array([[0.0], [1.0]]), np.array([[0.25], [0.75]])
+    >>> stimg.metrics.transfer_probe(train, ["a", "b"], test, ["a", "b"], method="logistic")["accuracy"]
+    1.0
     """
     check_choice("method", method, METHODS)
     features, truth, _ = _labelled(emb_train, labels_train, "emb_train", "labels_train")

@@ -39,6 +39,11 @@ def reconstruction_scores(true: Any, predicted: Any, *, hidden: ArrayLike | None
     ------
     ValueError
         Shapes differ, measured values are not finite, `hidden` has the wrong shape or type, or nothing is judged.
+
+    Examples
+    --------
+    >>> stimg.metrics.reconstruction_scores([[0.0], [1.0]], [[0.25], [0.75]])["mae"]
+    0.25
     """
     measured, guess = as_pair(true, predicted)
     mask = None if hidden is None else as_mask(hidden, "hidden", measured.shape[:1], measured.shape)

@@ -44,6 +44,11 @@ def retrieval_recall(
     ------
     ValueError
         The embeddings differ in shape or are not finite, `groups` has another length, or a k is not a positive integer.
+
+    Examples
+    --------
+    >>> stimg.metrics.retrieval_recall(np.eye(4), np.eye(4), ks=[1])
+    {'image_to_gene@1': 1.0, 'gene_to_image@1': 1.0, 'chance@1': 0.25}
     """
     first = as_points(images, "images")
     second = as_points(genes, "genes", *first.shape)
@@ -100,6 +105,12 @@ def embedding_scores(embedding: ArrayLike, labels: ArrayLike) -> dict[str, float
     ------
     ValueError
         Shapes do not fit, values are not finite, there are fewer than two labels, or each observation has its own.
+
+    Examples
+    --------
+    >>> scores = stimg.metrics.embedding_scores([[0.0], [0.1], [1.0], [1.1]], ["a", "a", "b", "b"])
+    >>> round(scores["silhouette"], 2)
+    0.9
     """
     import pandas as pd
     from sklearn.metrics import calinski_harabasz_score, davies_bouldin_score, silhouette_score

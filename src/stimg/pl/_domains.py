@@ -76,6 +76,11 @@ def domains(
         A key is missing.
     ValueError
         Several sections and no `library`, a `size` that is not positive, or a `key` of decimal numbers.
+
+    Examples
+    --------
+    >>> stimg.pl.domains(stimg.datasets.synthetic("visium"), "domain").get_title()
+    'domain (5 domains)'
     """
     table = resolve_table(adata, table_key)
     check_obs_key(table, key, advice="Run `stimg.tl.domains(adata, n_domains)` first.")

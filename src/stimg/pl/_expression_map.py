@@ -84,6 +84,14 @@ def expression_map(
     ValueError
         No gene to draw, measured values that are not raw counts, a gene without a prediction, or several sections and
         no `library_id`.
+
+    Examples
+    --------
+    >>> slide = stimg.pp.to_lattice(stimg.datasets.synthetic_histology(n_rows=6, n_cols=6), "st", copy=True)
+    >>> model = stimg.tl.train_expression(stimg.pp.to_image_patches(slide, mpp=4, size=128), max_steps=2)
+    >>> stimg.tl.predict_expression(slide, model, dense=["Gene0"], symmetric=False)
+    >>> [ax.get_title() for ax in stimg.pl.expression_map(slide, "Gene0").flat]
+    ['H&E', 'Gene0, measured', 'Gene0, predicted', 'Gene0, map']
     """
     table = resolve_table(adata, table_key)
     record = read_record(table, _keys.STEP_PREDICT, layer)

@@ -46,6 +46,12 @@ def gene_correlation(correlations: pd.DataFrame, *, n_labels: int = 8, ax: Axes 
         The table lacks a column.
     ValueError
         No gene has a correlation, or `n_labels` is negative.
+
+    Examples
+    --------
+    >>> true, noise = np.random.default_rng(0).random((2, 50, 20))
+    >>> stimg.pl.gene_correlation(stimg.metrics.gene_correlations(true, true + noise)).get_ylabel()
+    'Pearson correlation over spots'
     """
     if not isinstance(correlations, pd.DataFrame):
         msg = (

@@ -39,6 +39,13 @@ def history(model: Model | ExpressionModel | AlignmentModel | pd.DataFrame, *, a
         The table lacks a column.
     ValueError
         The history is empty.
+
+    Examples
+    --------
+    >>> slide = stimg.pp.to_lattice(stimg.datasets.synthetic_histology(n_rows=6, n_cols=6), "st", copy=True)
+    >>> model = stimg.tl.align(stimg.pp.to_image_patches(slide), max_steps=2)
+    >>> stimg.pl.history(model).get_title()
+    'Loss by epoch'
     """
     table: pd.DataFrame = getattr(model, "history", model)
     if not isinstance(table, pd.DataFrame):

@@ -61,6 +61,13 @@ def patches(
         A gene is not among the slide's selected genes.
     ValueError
         The patches come from several slides, or there is nothing to draw.
+
+    Examples
+    --------
+    >>> slide = stimg.pp.to_lattice(stimg.datasets.synthetic(n_obs=300), copy=True)
+    >>> stimg.pp.select_genes(slide)
+    >>> stimg.pl.patches(stimg.pp.to_patches(slide, size=8), n=3).shape
+    (1, 4)
     """
     check_made_by("patches", patches, PatchDataset, "stimg.pp.to_patches")
     windows = _windows(patches, n, indices)

@@ -63,6 +63,15 @@ def reconstruction(
         The layer, its record in `.uns`, the coordinates or a gene is missing.
     ValueError
         No gene to draw, or several sections and no `library`.
+
+    Examples
+    --------
+    >>> slide = stimg.pp.to_lattice(stimg.datasets.synthetic(n_obs=300), copy=True)
+    >>> stimg.pp.select_genes(slide)
+    >>> model = stimg.tl.pretrain(stimg.pp.to_patches(slide, size=8), max_steps=2)
+    >>> stimg.tl.reconstruct(slide, model)
+    >>> stimg.pl.reconstruction(slide, n_genes=2).shape
+    (2, 2)
     """
     table = resolve_table(adata, table_key)
     if layer not in table.layers:

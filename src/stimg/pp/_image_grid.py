@@ -67,8 +67,10 @@ def image_grid(
 
     Examples
     --------
-    >>> slide = stimg.pp.image_grid("biopsy.ome.tiff", model.genes, pitch_um=50)
-    >>> stimg.tl.predict_expression(slide, model)
+    >>> slide = stimg.datasets.synthetic_histology(n_rows=6, n_cols=6)
+    >>> image = slide.uns["spatial"]["histology"]["images"]["hires"]  # or the path of a file
+    >>> stimg.pp.image_grid(image, slide.var_names, pitch_um=50, image_mpp=2).n_obs
+    676
     """
     check_positive("pitch_um", pitch_um)
     diameter_um = pitch_um if diameter_um is None else diameter_um

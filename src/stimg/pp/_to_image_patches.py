@@ -134,9 +134,10 @@ def to_image_patches(
 
     Examples
     --------
-    >>> slide = stimg.datasets.her2st("A1")
+    >>> slide = stimg.datasets.synthetic_histology(n_rows=6, n_cols=6)
     >>> stimg.pp.to_lattice(slide, platform="st")
-    >>> stimg.pp.to_image_patches(slide, "A1_HE.jpg")
+    >>> stimg.pp.to_image_patches(slide)
+    ImagePatchDataset: 9 crops of 256 x 256 pixels at 2 um with 36 spots and 30 genes, from 1 slides
     """
     check_positive_int("size", size)
     check_positive_int("n_genes", n_genes)

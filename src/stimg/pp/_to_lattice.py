@@ -108,7 +108,8 @@ def to_lattice(
     --------
     >>> slide = stimg.datasets.synthetic("visium", seed=0)
     >>> stimg.pp.to_lattice(slide)
-    >>> slide.obsm["lattice"][:2]
+    >>> slide.obsm["lattice"].shape, slide.uns["stimg"]["lattice"]["kind"]
+    ((1000, 2), 'hex')
     """
     check_choice("platform", platform, ("auto", *PLATFORMS))
     for name, value in (("pitch", pitch), ("um_per_unit", um_per_unit)):

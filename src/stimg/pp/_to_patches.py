@@ -112,6 +112,7 @@ def to_patches(
     >>> stimg.pp.to_lattice(slide)
     >>> stimg.pp.select_genes(slide, n_genes=200)
     >>> stimg.pp.to_patches(slide, size=8, n_channels=64)
+    PatchDataset: 228 patches of 8 x 8 sites with 64 of 200 genes, from 1 slides (hex lattice)
     """
     check_positive_int("size", size)
     check_positive_int("n_channels", n_channels)

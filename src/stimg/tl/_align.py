@@ -94,6 +94,13 @@ callbacks, trainer_kwargs, rng
         A bad argument, fewer than two spots to train on, or a loss that is not finite.
     TypeError, ModuleNotFoundError, FileNotFoundError
         An encoder without dense features, a foundation model whose package is not installed, no file at `resume`.
+
+    Examples
+    --------
+    >>> slide = stimg.pp.to_lattice(stimg.datasets.synthetic_histology(n_rows=6, n_cols=6), "st", copy=True)
+    >>> model = stimg.tl.align(stimg.pp.to_image_patches(slide), max_steps=2)
+    >>> model.encode_signature(["Gene0", "Gene3"]).shape
+    (64,)
     """
     check_made_by("patches", patches, ImagePatchDataset, "stimg.pp.to_image_patches")
     config = AlignConfig() if config is None else config

@@ -105,6 +105,14 @@ def domains(
         different widths, a slide is given twice, or a bad argument.
     RuntimeError
         `n_domains` domains could not be reached.
+
+    Examples
+    --------
+    >>> slide = stimg.datasets.synthetic(n_obs=300)
+    >>> sc.pp.pca(slide)
+    >>> stimg.tl.domains(slide, 4, use_rep="X_pca")  # after `stimg.tl.embed`, leave out `use_rep`
+    >>> list(slide.obs["stimg_domain"].cat.categories)
+    ['1', '2', '3', '4']
     """
     check_choice("method", method, METHODS)
     if covariance is not None and method != "mixture":

@@ -119,6 +119,15 @@ def embed(
     -----
     UserWarning
         The slide shares with the model less than 80 % of the number of genes that its training slides had.
+
+    Examples
+    --------
+    >>> slide = stimg.pp.to_lattice(stimg.datasets.synthetic(n_obs=300), copy=True)
+    >>> stimg.pp.select_genes(slide)
+    >>> model = stimg.tl.pretrain(stimg.pp.to_patches(slide, size=8), max_steps=2)
+    >>> stimg.tl.embed(slide, model)  # slides with real gene names need no `model`
+    >>> slide.obsm["X_stimg"].shape
+    (300, 128)
     """
     check_choice("readout", readout, ("encoder", "decoder"))
     for name, value in (("stride", stride), ("batch_size", batch_size)):

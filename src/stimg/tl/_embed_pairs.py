@@ -97,6 +97,14 @@ def embed_pairs(
     -----
     UserWarning
         Spots lie outside the image.
+
+    Examples
+    --------
+    >>> slide = stimg.pp.to_lattice(stimg.datasets.synthetic_histology(n_rows=6, n_cols=6), "st", copy=True)
+    >>> model = stimg.tl.align(stimg.pp.to_image_patches(slide), max_steps=2)
+    >>> stimg.tl.embed_pairs(slide, model)
+    >>> slide.obsm["X_stimg_image"].shape, slide.obsm["X_stimg_gene"].shape
+    ((36, 64), (36, 64))
     """
     device = resolve_device(device)
     check_positive_int("batch_size", batch_size)

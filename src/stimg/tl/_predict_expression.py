@@ -121,6 +121,14 @@ def predict_expression(
     References
     ----------
     PixNet, arXiv 2503.01347.
+
+    Examples
+    --------
+    >>> slide = stimg.pp.to_lattice(stimg.datasets.synthetic_histology(n_rows=6, n_cols=6), "st", copy=True)
+    >>> model = stimg.tl.train_expression(stimg.pp.to_image_patches(slide, mpp=4, size=128), max_steps=2)
+    >>> stimg.tl.predict_expression(slide, model, symmetric=False)
+    >>> slide.layers["stimg_image"].shape
+    (36, 30)
     """
     device = resolve_device(device)
     model = given_model(ExpressionModel, model)

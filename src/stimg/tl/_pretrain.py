@@ -103,6 +103,13 @@ def pretrain(
         `resume` does not exist.
     KeyboardInterrupt, SystemExit
         Interrupted before the first epoch ended, or asked to end (SIGTERM); `checkpoint_dir` can be resumed.
+
+    Examples
+    --------
+    >>> slide = stimg.pp.to_lattice(stimg.datasets.synthetic(n_obs=300), copy=True)
+    >>> stimg.pp.select_genes(slide)
+    >>> model = stimg.tl.pretrain(stimg.pp.to_patches(slide, size=8), max_steps=2)
+    >>> model.save("pretrained.safetensors")
     """
     check_made_by("patches", patches, PatchDataset, "stimg.pp.to_patches")
     check_choice("unit", unit, ("patch", "spot", "slide"))

@@ -73,6 +73,13 @@ def reconstruct(
         The lattice, or the column `hidden`, is missing.
     ValueError
         `hidden` is not a bool array of length n_obs, or hides a whole slide; no gene in common with the model.
+
+    Examples
+    --------
+    >>> slide = stimg.pp.to_lattice(stimg.datasets.synthetic(n_obs=300), copy=True)
+    >>> stimg.pp.select_genes(slide)
+    >>> model = stimg.tl.pretrain(stimg.pp.to_patches(slide, size=8), max_steps=2)
+    >>> stimg.tl.reconstruct(slide, model, hidden=stimg.metrics.hide_regions(slide.obsm["lattice"], 3))
     """
     device = resolve_device(device)
     table = resolve_table(adata, table_key, copy=copy)

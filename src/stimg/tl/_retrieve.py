@@ -63,6 +63,14 @@ def retrieve(
         An embedding is missing.
     ValueError
         Embeddings with different numbers of columns, or a bad argument.
+
+    Examples
+    --------
+    >>> slide = stimg.pp.to_lattice(stimg.datasets.synthetic_histology(n_rows=6, n_cols=6), "st", copy=True)
+    >>> model = stimg.tl.align(stimg.pp.to_image_patches(slide), max_steps=2)
+    >>> stimg.tl.embed_pairs(slide, model)
+    >>> list(stimg.tl.retrieve(model.encode_signature(["Gene0", "Gene3"]), slide, n_results=3)["rank"])
+    [1, 2, 3]
     """
     check_positive_int("n_results", n_results)
     given = list(slides) if isinstance(slides, list | tuple) else [slides]

@@ -78,6 +78,15 @@ def retrieve_expression(
     References
     ----------
     Xie et al. 2023, BLEEP, arXiv 2306.01859.
+
+    Examples
+    --------
+    >>> slide = stimg.pp.to_lattice(stimg.datasets.synthetic_histology(n_rows=6, n_cols=6), "st", copy=True)
+    >>> model = stimg.tl.align(stimg.pp.to_image_patches(slide), max_steps=2)
+    >>> stimg.tl.embed_pairs(slide, model)
+    >>> left = stimg.tl.retrieve_expression(slide[:18], slide[18:], ["Gene0", "Gene3"], n_neighbors=5, copy=True)
+    >>> left.layers["stimg_retrieved"].shape
+    (18, 30)
     """
     check_positive_int("n_neighbors", n_neighbors)
     check_positive("temperature", temperature)

@@ -86,6 +86,12 @@ callbacks, trainer_kwargs, rng
         A bad argument, an encoder for a resolution other than that of the crops, or a loss that is not finite.
     TypeError, ModuleNotFoundError, FileNotFoundError
         An encoder without dense features, a foundation model whose package is not installed, no file at `resume`.
+
+    Examples
+    --------
+    >>> slide = stimg.pp.to_lattice(stimg.datasets.synthetic_histology(n_rows=6, n_cols=6), "st", copy=True)
+    >>> model = stimg.tl.train_expression(stimg.pp.to_image_patches(slide, mpp=4, size=128), max_steps=2)
+    >>> model.save("expression.safetensors")
     """
     check_made_by("patches", patches, ImagePatchDataset, "stimg.pp.to_image_patches")
     config = DenseConfig() if config is None else config
