@@ -139,17 +139,6 @@ def check_made_by(name: str, value: Any, kind: type, maker: str) -> None:
         raise TypeError(msg)
 
 
-def check_training(max_epochs: int, val_fraction: float, resume: str | Path | None) -> None:
-    """Check the arguments that all training functions share."""
-    check_positive_int("max_epochs", max_epochs)
-    if not 0 <= val_fraction < 1:
-        msg = f"Expected `val_fraction` in [0, 1), found {val_fraction}."
-        raise ValueError(msg)
-    if resume is not None and not Path(resume).is_file():
-        msg = f"No checkpoint at `resume`={str(resume)!r}. Give the path of a `last.ckpt` from `checkpoint_dir`."
-        raise FileNotFoundError(msg)
-
-
 def _check_key(key: str, slot: str, available: Collection[str], *, argument: str = "", advice: str = "") -> None:
     if not isinstance(key, str) or key not in available:
         named = f"{key!r} (`{argument}`)" if argument else repr(key)

@@ -23,7 +23,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from stimg import __version__
-from stimg._input._checks import check_training
+from stimg._input._checks import check_positive_int
 from stimg._input._device import resolve_device, seeded
 from stimg._settings import settings
 from stimg.models._trained_model import HISTORY_COLUMNS
@@ -74,7 +74,13 @@ class Run:
         return cls(**{field.name: arguments[field.name] for field in fields(cls)})
 
     def __post_init__(self) -> None:
-        check_training(self.max_epochs, self.val_fraction, self.resume)
+        check_positive_int("max_epochs", self.max_epochs)
+        if not 0 <= self.val_fraction < 1:
+            msg = f"Expected `val_fraction` in [0, 1), found {self.val_fraction}."
+            raise ValueError(msg)
+        if self.resume is not None and not Path(self.resume).is_file():
+            msg = f"No checkpoint at `resume`={str(self.resume)!r}. Pass the path of a `last.ckpt` in `checkpoint_dir`."
+            raise FileNotFoundError(msg)
         if self.max_seconds is not None and self.max_seconds <= 0:
             msg = (
                 "Expected `max_time` to be a positive time ('DD:HH:MM:SS', a `timedelta` or a dict of its arguments), "
