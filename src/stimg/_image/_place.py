@@ -13,6 +13,7 @@ from stimg import _keys
 from stimg._image._files import file_mpp
 from stimg._image._slide_image import SlideImage, open_image
 from stimg._input._checks import check_coordinates, warn
+from stimg._input._coordinates import centroids
 from stimg._input._records import read_record, said
 from stimg._input._tables import resolve_table
 from stimg._slide._geometry import spacing
@@ -166,7 +167,6 @@ def _from_spatialdata(
     sdata: SpatialData, table: AnnData, source: ImageSource
 ) -> tuple[np.ndarray, float | None, list[Any]]:
     """Return centres (n_obs, 2), x and y in pixels of the image, the spots' diameter in pixels, the image's levels."""
-    from spatialdata import get_centroids
     from spatialdata.transformations import get_transformation
     from xarray import DataTree
 
@@ -175,8 +175,7 @@ def _from_spatialdata(
         msg = f"Expected one image in the SpatialData {name!r}, or its `image_key`; found {image_key!r} of {keys}."
         raise KeyError(msg)
     image: Any = sdata.images[keys[0] if image_key is None else image_key]
-    attributes = table.uns.get("spatialdata_attrs", {})
-    regions = attributes.get("region")
+    regions = table.uns.get("spatialdata_attrs", {}).get("region")
     regions = [regions] if isinstance(regions, str) else list(regions if regions is not None else [])
     if len(regions) != 1:
         msg = f"Expected a table of {name!r} that annotates one region, found {regions}. Make one table per section."
@@ -192,8 +191,7 @@ def _from_spatialdata(
     axes = {"input_axes": ("x", "y"), "output_axes": ("x", "y")}
     image_matrix, shape_matrix = (found[common[0]].to_affine_matrix(**axes) for found in (of_image, of_shapes))
     to_pixels = np.linalg.inv(image_matrix)
-    centroids: Any = get_centroids(shapes, coordinate_system=common[0])
-    centres = centroids.compute().loc[table.obs[attributes["instance_key"]], ["x", "y"]].to_numpy()
+    centres = centroids(sdata, table, common[0])
     scale = float(np.sqrt(abs(np.linalg.det((to_pixels @ shape_matrix)[:2, :2]))))
     diameter = 2 * float(np.median(shapes["radius"])) * scale if "radius" in shapes else None
     nodes: list[Any] = list(image.children.values()) if isinstance(image, DataTree) else []

@@ -43,12 +43,15 @@ def coordinates_of(
     """Return coordinates float64 (n_obs, 2), and whether they were derived from an element of a SpatialData."""
     missing = key not in table.obsm
     if missing and table is not adata and "spatialdata_attrs" in table.uns:
-        return _centroids(adata, table), True
+        return centroids(adata, table), True
     return None if missing and optional else check_coordinates(table, key), False
 
 
-def _centroids(sdata: Any, table: AnnData) -> np.ndarray:
-    """Return the centroids of the shapes, points or labels that the table annotates, in the order of its rows."""
+def centroids(sdata: Any, table: AnnData, system: str | None = None) -> np.ndarray:
+    """Return the centroids of the shapes, points or labels that the table annotates, in the order of its rows.
+
+    They are in this coordinate system; by default the global one or, without it, the first of each element.
+    """
     from spatialdata import get_centroids
     from spatialdata.transformations import get_transformation
 
@@ -63,8 +66,8 @@ def _centroids(sdata: Any, table: AnnData) -> np.ndarray:
             raise KeyError(msg)
         rows = regions == region
         systems = list(get_transformation(sdata[region], get_all=True))
-        system = "global" if "global" in systems else systems[0]
-        points = get_centroids(sdata[region], coordinate_system=system).compute()
+        chosen = system or ("global" if "global" in systems else systems[0])
+        points = get_centroids(sdata[region], coordinate_system=chosen).compute()
         coordinates[rows] = points.reindex(instances[rows])[["x", "y"]].to_numpy()
     if bad := int(np.isnan(coordinates).any(1).sum()):
         msg = (
