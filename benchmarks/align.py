@@ -6,7 +6,7 @@ The runs of `expression.py`: HER2+ patient A to C and C to A, half of patient C'
 olfactory bulb MOB1 to 3 to MOB_rep11. 250 genes of the highest mean in the training slides. Recall@10 within each test
 slide, mean over slides, both ways, and over that of a random order ("x chance"). "stimg": `stimg.tl.align` and
 `embed_pairs` with their defaults, in which stain statistics tell the images apart; "linear genes": with STimage-1K4M's
-linear gene encoder; "convolutions": with the bundled convolutional encoder trained from nothing besides, on crops of 96
+linear gene encoder; "convolutions": with the bundled convolutional encoder trained from scratch as well, on crops of 96
 pixels and for 10 epochs; "untrained": one step at a learning rate of nothing; "variable genes" and "each slide's":
 `gene_rule="variable"` and `"variable_in_each"` in place of the highest mean; "embedding": expression read by a spatial
 embedding that stays as it is, of a network pretrained on the training slides' expression; "tuned": that network trained

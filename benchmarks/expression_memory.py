@@ -3,7 +3,7 @@
     python benchmarks/expression_memory.py [--side 20000]
 
 The image (synthetic histology, repeated) is made at 0.5 um a pixel as a tiled pyramidal TIFF: 10 mm of tissue on each
-side. (A JPEG of that size is refused, with the advice to save it as a tiled TIFF, since it can not be read in parts.)
+side. (A JPEG of that size is refused, with the advice to save it as a tiled TIFF, since it cannot be read in parts.)
 The model (250 genes, bundled encoder) reads at 2 um a pixel. In a process of its own: a grid of spots of 100 um over
 all tissue (`stimg.pp.image_grid`), prediction of all genes for every spot, and the dense map of four genes at 8 um,
 written to disk (`map_path`). Peak memory is that of the whole process, Python and its libraries included; of it the

@@ -5,7 +5,7 @@
 Slides and images of `expression.py`. The same network (`tiny`), slides, steps and seeds, with "genes" alone; with the
 mean optical density of the spot's disk in red, green and blue ("RGB") beside the genes; or with the stain statistics
 that `stimg.tl.align` tells images by ("stain", 72 values a spot). Image channels are standardised within the slide like
-genes, and are in every patch. "hidden": with a hidden site its image channels are hidden too, as of any channel;
+genes, and are in every patch. "hidden": with a hidden site its image channels are hidden too, like any other channel;
 "shown": they are never hidden, neither in training nor in testing: an H&E image is known where expression is not.
 
 Judged on slides not trained on: hidden regions of 2, 4 and 8 sites, mean squared error of log-normalised expression of
