@@ -286,6 +286,33 @@ def test_visium_hd_bin_from_the_library_name():
     assert laid(slide, "visium_hd")[1]["pitch_um"] == 8
 
 
+@pytest.mark.parametrize(
+    ("spatial", "um"),
+    [
+        ({"one": {"scalefactors": {"microns_per_pixel": 0.5}}}, 0.5),
+        ({"one": {"scalefactors": {"microns_per_pixel": 0.5}}, "two": {}}, np.nan),
+        ({"one": None}, np.nan),
+        (np.ones((3, 2)), np.nan),
+    ],
+)
+def test_micrometres_that_the_data_state(spatial, um):
+    slide = slide_of(np.random.default_rng(0).uniform(0, 100, (300, 2)))
+    slide.uns["spatial"] = spatial
+    info = laid(slide, "merfish")[1]
+    np.testing.assert_equal(info["um_per_unit"], [um])
+    np.testing.assert_allclose(info["pitch_um"], um * info["pitch"])
+
+
+def test_micrometres_that_the_user_states():
+    cells = slide_of(np.random.default_rng(0).uniform(0, 100, (300, 2)))
+    info = laid(cells, "cosmx", um_per_unit=0.12)[1]
+    np.testing.assert_allclose(info["pitch_um"], 0.12 * info["pitch"])
+    visium = stimg.datasets.synthetic("visium", n_obs=100, n_genes=20)  # 5 um per pixel
+    assert laid(visium, um_per_unit=5.1)[1]["um_per_unit"] == [5.1]
+    with pytest.raises(ValueError, match="`um_per_unit` near 5"):
+        laid(visium, um_per_unit=0.5)
+
+
 def test_pitch_bins_a_platform_without_array():
     slide = slide_of(np.random.default_rng(0).uniform(0, 100, (300, 2)))
     lattice, info = laid(slide, "stereo_seq", pitch=10)

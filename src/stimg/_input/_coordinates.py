@@ -99,10 +99,11 @@ def units_of(
             raise ValueError(msg)
         return np.full(len(libraries), float(given)), pitch * given
     entries = table.uns.get(_keys.SPATIAL, {})
-    stated = [(entries.get(name) or {}) if isinstance(entries, Mapping) else {} for name in libraries]
-    if len(libraries) == 1 and len(entries) == 1:
-        stated = list(entries.values())
-    of_image = [one.get("scalefactors", {}).get("microns_per_pixel", np.nan) for one in stated]
+    entries = entries if isinstance(entries, Mapping) else {}  # some files have coordinates there
+    only = len(libraries) == 1 and len(entries) == 1
+    stated = list(entries.values()) if only else [entries.get(name) for name in libraries]
+    factors = [one.get("scalefactors", {}) if isinstance(one, Mapping) else {} for one in stated]
+    of_image = [one.get("microns_per_pixel", np.nan) for one in factors]
     units = np.where(np.isfinite(of_array), of_array, np.asarray(of_image, dtype=np.float64))
     units = np.where(np.isfinite(units), units, known.um_per_unit)
     return units, np.where(np.isfinite(pitch_um), pitch_um, pitch * units)
