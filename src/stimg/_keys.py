@@ -29,6 +29,10 @@ STEP_PREDICT: Final = "predict_expression"
 STEP_ALIGN: Final = "embed_pairs"
 STEP_RETRIEVE: Final = "retrieve_expression"
 EXPRESSION_MAP: Final = "expression_map"
+STEPS: Final = (
+    *(STEP_LATTICE, STEP_GENES, STEP_EMBED, STEP_DOMAINS, STEP_RECONSTRUCT),
+    *(STEP_PREDICT, STEP_ALIGN, STEP_RETRIEVE, EXPRESSION_MAP),
+)
 
 
 def map_key(layer: str) -> str:

@@ -27,6 +27,20 @@ def test_a_second_key_leaves_the_record_of_the_first(make_slide, trained):
     assert all(record["version"] == stimg.__version__ for record in slide.uns["stimg"].values())
 
 
+def test_keys_do_not_get_in_the_way_of_steps(make_slide, trained):
+    slide = make_slide()
+    stimg.tl.embed(slide, trained, key_added="mine")
+    stimg.tl.domains(slide, 3, use_rep="mine", key_added="mine")
+    assert read_record(slide, "embed", "mine")["model"] == trained.card["name"]
+    assert read_record(slide, "domains", "mine")["n_domains"] == 3
+    before = slide.uns["stimg"]["lattice"]
+    with pytest.raises(ValueError, match="another `key_added` than 'lattice'"):
+        stimg.tl.embed(slide, trained, key_added="lattice")
+    assert slide.uns["stimg"]["lattice"] is before
+    stimg.tl.domains(slide, 3, use_rep="mine", key_added="domains")
+    stimg.pp.to_lattice(slide, key_added="lat" + "tice")
+
+
 def test_objects_of_earlier_releases_have_one_record_a_step(slide_hex):
     slide_hex.uns["stimg"] = {"embed": {"key_added": "X_stimg", "model": "old"}, "domains": {"method": "kmeans"}}
     assert read_record(slide_hex, "embed", "X_stimg")["model"] == "old"

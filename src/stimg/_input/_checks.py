@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from stimg import _keys
+
 if TYPE_CHECKING:
     from anndata import AnnData
 
@@ -35,10 +37,11 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     """Check the arguments of a public function whose meaning follows from their name, before the function runs.
 
     Keys must be strings, seeds integers or generators, paths strings or paths, some counts positive integers, and
-    switches (annotated as `bool`) `True` or `False`. The default is always accepted. Otherwise a `TypeError` or
-    `ValueError` names the argument.
+    switches (annotated as `bool`) `True` or `False`. A key must not be the name of another step, whose record would be
+    overwritten. The default is always accepted. Otherwise a `TypeError` or `ValueError` names the argument.
     """
     signature = inspect.signature(function)
+    taken = set(_keys.STEPS) - {function.__name__}
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -50,6 +53,9 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
             parameter = signature.parameters[name]
             if value is not parameter.default:
                 _check_argument(name, value, parameter.annotation in ("bool", "bool | None"))
+                if name.endswith("key_added") and value in taken and value != parameter.default:
+                    msg = f"Expected another `{name}` than {value!r}, under which the record of a step is kept."
+                    raise ValueError(msg)
         return function(*args, **kwargs)
 
     return call

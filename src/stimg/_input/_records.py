@@ -23,7 +23,7 @@ def write_record(table: AnnData, step: str, key: str, params: dict[str, Any]) ->
     """
     from stimg import __version__
 
-    record = {**params, "key_added": key, "version": __version__}
+    record = {**params, "step": step, "key_added": key, "version": __version__}
     table.uns[_keys.UNS] = {**table.uns.get(_keys.UNS, {}), step: record, key: dict(record)}
 
 
@@ -33,8 +33,9 @@ def read_record(table: AnnData, step: str, key: str | None = None) -> dict[str, 
     last = records.get(step, {})
     if key is None or key == step:
         return last
-    # Objects from before there was a record for each key only have that of the last run.
-    return records.get(key, last if last.get("key_added", key) == key else {})
+    found = records.get(key, {})
+    # Another step may have used the key for another slot; the first releases kept the last run's record only.
+    return found if found.get("step") == step else last if last.get("key_added", key) == key else {}
 
 
 def said(table: AnnData, name: str, given: str | None, default: str | None = None) -> str | None:
