@@ -23,7 +23,7 @@ def write_record(table: AnnData, step: str, key: str, params: dict[str, Any]) ->
     """
     from stimg import __version__
 
-    record = {**params, "step": step, "key_added": key, "version": __version__}
+    record = {**params, "written_by": step, "key_added": key, "version": __version__}
     table.uns[_keys.UNS] = {**table.uns.get(_keys.UNS, {}), step: record, key: dict(record)}
 
 
@@ -35,7 +35,7 @@ def read_record(table: AnnData, step: str, key: str | None = None) -> dict[str, 
         return last
     found = records.get(key, {})
     # Another step may have used the key for another slot; the first releases kept the last run's record only.
-    return found if found.get("step") == step else last if last.get("key_added", key) == key else {}
+    return found if found.get("written_by") == step else last if last.get("key_added", key) == key else {}
 
 
 def said(table: AnnData, name: str, given: str | None, default: str | None = None) -> str | None:
