@@ -35,7 +35,9 @@ def read_record(table: AnnData, step: str, key: str | None = None) -> dict[str, 
         return last
     found = records.get(key, {})
     # Another step may have used the key for another slot; the first releases kept the last run's record only.
-    return found if found.get("written_by") == step else last if last.get("key_added", key) == key else {}
+    if found.get("written_by") == step:
+        return found
+    return last if last.get("key_added", key) == key else {}
 
 
 def said(table: AnnData, name: str, given: str | None, default: str | None = None) -> str | None:
