@@ -61,3 +61,12 @@ def real_data_dir():
     if not path.is_dir():
         pytest.skip("real slides not found: set STIMG_DATA_DIR")
     return path
+
+
+@pytest.fixture(scope="session")
+def real_cases_dir(real_data_dir):
+    """Small real files of other people's, beside the real slides."""
+    path = real_data_dir.parent / "cases"
+    if not path.is_dir():
+        pytest.skip("real files not found: expected the folder 'cases' beside $STIMG_DATA_DIR")
+    return path
