@@ -46,13 +46,41 @@ class Result:
         return self.table.uns["stimg"]["lattice"]
 
 
-def lines(heading: str, calls: str) -> str:
-    """Return the one block of code under a heading of the page that calls this."""
+BLOCKS = {
+    "visium, squidpy": ("Visium", "sq.read.visium"),
+    "visium, spatialdata": ("Visium", "spatialdata_io.visium"),
+    "visium hd, spatialdata": ("Visium HD", "bin_size=8"),
+    "visium hd, cells": ("Visium HD", "load_segmentations_only=True"),
+    "visium hd, scanpy": ("Visium HD", "sc.read_10x_h5"),
+    "xenium, spatialdata": ("Xenium", "spatialdata_io.xenium"),
+    "xenium, scanpy": ("Xenium", "sc.read_10x_h5"),
+    "cosmx, squidpy": ("CosMx", 'spatial_key="spatial_fov"'),
+    "cosmx, spatialdata": ("CosMx", "spatialdata_io.cosmx"),
+    "cosmx, one lattice per field of view": ("CosMx", 'library_key="fov"'),
+    "merscope, spatialdata": ("MERSCOPE", "spatialdata_io.merscope"),
+    "merscope, squidpy": ("MERSCOPE", "sq.read.vizgen"),
+    "slide-seq": ("Slide-seq", "bead_locations"),
+    "stereo-seq, stereopy": ("Stereo-seq", "bin50.h5ad"),
+    "stereo-seq, spatialdata": ("Stereo-seq", "bin50_table"),
+    "stereo-seq, cells": ("Stereo-seq", "cells_table"),
+    "cellxgene": ("CELLxGENE", "cellxgene.h5ad"),
+    "transcripts of cells": ("Only transcripts", "Lung_tx_file.csv"),
+    "transcripts in bins": ("Only transcripts", "detected_transcripts.csv"),
+}  # heading of the page, and what only this block under it has
+
+
+def blocks_under(heading: str) -> list[str]:
     text = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE)
-    assert text is not None, heading
-    blocks = [block for block in re.findall(r"```python\n(.*?)```", text[1], flags=re.DOTALL) if calls in block]
-    assert len(blocks) == 1, f"{len(blocks)} blocks under {heading!r} have {calls!r}"
-    return blocks[0]
+    assert text is not None, f"no heading {heading!r}"
+    return re.findall(r"```python\n(.*?)```", text[1], flags=re.DOTALL)
+
+
+def lines(name: str) -> str:
+    """Return a block of code of the page."""
+    heading, part = BLOCKS[name]
+    found = [block for block in blocks_under(heading) if part in block]
+    assert len(found) == 1, f"{len(found)} blocks under {heading!r} have {part!r}"
+    return found[0]
 
 
 def run(code: str) -> Result:
@@ -72,6 +100,11 @@ def to_domains(slide: Any) -> None:
     stimg.pp.to_lattice(slide)
     stimg.tl.embed(slide)
     stimg.tl.domains(slide, n_domains=4)
+
+
+def test_every_block_of_the_page_is_run():
+    page = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    assert sorted(map(lines, BLOCKS)) == sorted(page)
 
 
 @pytest.fixture
@@ -103,20 +136,20 @@ def check(result: Result, places: np.ndarray, counts: Any, **expected: Any) -> N
 # Visium
 
 
-@pytest.mark.parametrize("calls", ["sq.read.visium", "spatialdata_io.visium"])
+@pytest.mark.parametrize("reader", ["squidpy", "spatialdata"])
 @pytest.mark.parametrize("version", [1, 2])
-def test_visium(here, version, calls):
+def test_visium(here, version, reader):
     slide = layouts.make_slide("visium")
     tissue = layouts.write_visium(here / "outs", slide, version)
-    result = run(lines("Visium", calls))
+    result = run(lines(f"visium, {reader}"))
     check(result, slide.obsm["spatial"][tissue], slide.X[tissue], kind="hex", platform="visium", pitch=20, pitch_um=100)
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("calls", ["sq.read.visium", "spatialdata_io.visium"])
-def test_visium_of_real_files(here, real_cases_dir, calls):
+@pytest.mark.parametrize("reader", ["squidpy", "spatialdata"])
+def test_visium_of_real_files(here, real_cases_dir, reader):
     (here / "outs").symlink_to(real_cases_dir / "seurat_visium" / "visium")
-    result = run(lines("Visium", calls))
+    result = run(lines(f"visium, {reader}"))
     assert result.table.shape == (2695, 100)
     check(
         result, result.table.obsm["spatial"], result.table.X, kind="hex", platform="visium", pitch=137.97, pitch_um=100
@@ -125,7 +158,7 @@ def test_visium_of_real_files(here, real_cases_dir, calls):
 
 def test_visium_stays_whole_on_disk(here):
     layouts.write_visium(here / "outs", layouts.make_slide("visium"), 2)
-    result = run(lines("Visium", "spatialdata_io.visium"))
+    result = run(lines("visium, spatialdata"))
     result.slide.write(here / "slide.zarr")
     again = spatialdata.read_zarr(here / "slide.zarr")
     stimg.tl.domains(again, n_domains=7, key_added="again")
@@ -149,7 +182,7 @@ def test_visium_with_two_genes_of_one_name(here):
     slide = layouts.make_slide("visium")
     slide.var_names = [slide.var_names[1], *slide.var_names[1:]]
     layouts.write_visium(here / "outs", slide, 2)
-    code = lines("Visium", "sq.read.visium")
+    code = lines("visium, squidpy")
     with pytest.raises(ValueError, match="adata.var_names_make_unique()"):
         run(code.replace("slide.var_names_make_unique()\n", ""))
     assert run(code).table.n_vars == slide.n_vars
@@ -193,9 +226,9 @@ def hd(here) -> dict[int, AnnData]:
     return slides
 
 
-@pytest.mark.parametrize("calls", ["bin_size=8", "sc.read_10x_h5"])
-def test_visium_hd(hd, calls):
-    result = run(lines("Visium HD", calls))
+@pytest.mark.parametrize("reader", ["spatialdata", "scanpy"])
+def test_visium_hd(hd, reader):
+    result = run(lines(f"visium hd, {reader}"))
     array = hd[8].obs[["array_col", "array_row"]].to_numpy()
     expected = {"kind": "square", "platform": "visium_hd", "pitch": 8 / layouts.MPP, "pitch_um": 8}
     check(result, array * 8 / layouts.MPP, hd[8].X, **expected)
@@ -204,7 +237,7 @@ def test_visium_hd(hd, calls):
 def test_visium_hd_by_cells(hd, here):
     cells = layouts.make_slide("free")
     layouts.write_segmented_cells(here / "outs", cells)
-    result = run(lines("Visium HD", "load_segmentations_only=True"))
+    result = run(lines("visium hd, cells"))
     check(result, cells.obsm["spatial"], cells.X, kind="free", platform="free", um_per_unit=layouts.MPP)
 
 
@@ -229,7 +262,7 @@ def test_visium_hd_cells_called_bins(hd, here):
 def test_visium_hd_of_real_files(here, real_cases_dir):
     """Of the 2,695 barcodes in Seurat's files, 642 have a place among the bins of 16 um."""
     (here / "outs").symlink_to(real_cases_dir / "seurat_visium" / "visium_hd")
-    code = lines("Visium HD", "sc.read_10x_h5").replace("square_008um", "square_016um")
+    code = lines("visium hd, scanpy").replace("square_008um", "square_016um")
     with pytest.raises(ValueError, match="found 2053 observations with NaN"):
         run(code)
     code = code.replace("slide.obsm", 'slide = slide[slide.obs["array_row"].notna()].copy()\nslide.obsm', 1)
@@ -245,7 +278,7 @@ def test_visium_hd_whose_scale_contradicts_its_bins(here, real_cases_dir):
     """Seurat's bins of 8 um have the places of bins of 16 um."""
     (here / "outs").symlink_to(real_cases_dir / "seurat_visium" / "visium_hd")
     try:
-        said = " ".join(run(lines("Visium HD", "sc.read_10x_h5")).warnings)
+        said = " ".join(run(lines("visium hd, scanpy").split("stimg.tl")[0]).warnings)
     except ValueError as error:
         said = str(error)
     assert "microns_per_pixel" in said
@@ -254,19 +287,21 @@ def test_visium_hd_whose_scale_contradicts_its_bins(here, real_cases_dir):
 # Xenium
 
 
-@pytest.mark.parametrize("calls", ["spatialdata_io.xenium", "sc.read_10x_h5"])
-def test_xenium(here, calls):
+@pytest.mark.parametrize("reader", ["spatialdata", "scanpy"])
+def test_xenium(here, reader):
     slide = layouts.make_slide("xenium")
     layouts.write_xenium(here / "outs", slide)
-    result = run(lines("Xenium", calls))
+    result = run(lines(f"xenium, {reader}"))
     check(result, slide.obsm["spatial"], slide.X, kind="free", platform="xenium", um_per_unit=1, library_key="")
 
 
-def test_xenium_without_its_name_has_no_unit(here):
+def test_xenium_without_its_name(here):
+    """The unit is unknown, or right."""
     layouts.write_xenium(here / "outs", layouts.make_slide("xenium"))
     sdata = xenium("outs", transcripts=False, morphology_mip=False, morphology_focus=False)
     stimg.pp.to_lattice(sdata)
-    assert np.isnan(sdata["table"].uns["stimg"]["lattice"]["pitch_um"])
+    info = sdata["table"].uns["stimg"]["lattice"]
+    assert np.isnan(info["pitch_um"]) or info["pitch_um"] == pytest.approx(info["pitch"])
 
 
 def test_xenium_without_places(here):
@@ -278,13 +313,11 @@ def test_xenium_without_places(here):
 # CosMx
 
 
-@pytest.mark.parametrize(
-    ("calls", "key"), [('spatial_key="spatial_fov"', "spatial_fov"), ("spatialdata_io.cosmx", "global")]
-)
-def test_cosmx(here, calls, key):
+@pytest.mark.parametrize(("reader", "key"), [("squidpy", "spatial_fov"), ("spatialdata", "global")])
+def test_cosmx(here, reader, key):
     slide = layouts.make_slide("cosmx")
     layouts.write_cosmx(here / "flat", slide)
-    result = run(lines("CosMx", calls))
+    result = run(lines(f"cosmx, {reader}"))
     x, y = slide.obsm["spatial"].T
     expected = {"kind": "free", "platform": "cosmx", "um_per_unit": 0.12, "spatial_key": key, "library_key": ""}
     check(result, np.column_stack([x, y - y.min()]), slide.X, **expected)
@@ -293,7 +326,7 @@ def test_cosmx(here, calls, key):
 def test_cosmx_by_field_of_view(here):
     slide = layouts.make_slide("cosmx")
     layouts.write_cosmx(here / "flat", slide)
-    result = run(lines("CosMx", 'library_key="fov"'))
+    result = run(lines("cosmx, one lattice per field of view"))
     assert result.warnings == []
     assert sorted(result.lattice["libraries"]) == ["1", "2"]
     np.testing.assert_allclose(result.lattice["um_per_unit"], 0.12)
@@ -317,11 +350,11 @@ def test_cosmx_in_local_coordinates(here, reader):
 # MERSCOPE
 
 
-@pytest.mark.parametrize("calls", ["spatialdata_io.merscope", "sq.read.vizgen"])
-def test_merscope(here, calls):
+@pytest.mark.parametrize("reader", ["spatialdata", "squidpy"])
+def test_merscope(here, reader):
     slide = layouts.make_slide("merfish")
     layouts.write_merscope(here / "region_0", slide)
-    result = run(lines("MERSCOPE", calls))
+    result = run(lines(f"merscope, {reader}"))
     check(result, slide.obsm["spatial"], slide.X, kind="free", platform="merfish", um_per_unit=1, library_key="")
 
 
@@ -338,7 +371,7 @@ def test_merscope_without_its_table(here):
 def test_slide_seq(here):
     slide = layouts.make_slide("slide_seq")
     layouts.write_slide_seq(here / "puck", slide)
-    result = run(lines("Slide-seq", "bead_locations"))
+    result = run(lines("slide-seq"))
     check(result, slide.obsm["spatial"], slide.X, kind="free", platform="slide_seq", pitch_um=np.nan)
 
 
@@ -348,7 +381,7 @@ def test_slide_seq(here):
 def test_stereo_seq_of_stereopy(here):
     slide = layouts.make_slide("stereo_seq")
     layouts.write_stereopy(here / "bin50.h5ad", slide)
-    result = run(lines("Stereo-seq", "bin50.h5ad"))
+    result = run(lines("stereo-seq, stereopy"))
     places = slide.obs[["array_col", "array_row"]].to_numpy() * 50 + 7000
     check(result, places, slide.X, kind="square", platform="stereo_seq", pitch=50, pitch_um=25)
 
@@ -361,7 +394,7 @@ def saw(here) -> tuple[AnnData, AnnData]:
 
 
 def test_stereo_seq_of_saw(saw):
-    result, slide = run(lines("Stereo-seq", "bin50_table")), saw[0]
+    result, slide = run(lines("stereo-seq, spatialdata")), saw[0]
     places = slide.obs[["array_col", "array_row"]].to_numpy() * 50 + 7000
     row_of = {tuple(place): row for row, place in enumerate(places)}
     rows = [row_of[tuple(place)] for place in np.rint(result.table.obsm["spatial"]).astype(int)]
@@ -370,7 +403,7 @@ def test_stereo_seq_of_saw(saw):
 
 
 def test_stereo_seq_by_cells(saw):
-    result, cells = run(lines("Stereo-seq", "cells_table")), saw[1]
+    result, cells = run(lines("stereo-seq, cells")), saw[1]
     check(result, cells.obsm["spatial"], cells.X, kind="free", platform="free", um_per_unit=0.5)
 
 
@@ -385,7 +418,7 @@ def test_stereo_seq_cells_called_bins(saw):
 def test_cellxgene(here):
     slide = layouts.make_slide("visium")
     tissue = layouts.write_cellxgene(here / "cellxgene.h5ad", slide)
-    result = run(lines("CELLxGENE", "cellxgene.h5ad"))
+    result = run(lines("cellxgene"))
     expected = {"kind": "hex", "platform": "visium", "pitch": 20, "pitch_um": 100}
     check(result, slide.obsm["spatial"][tissue], slide.X[tissue], **expected)
     stimg.pl.domains(result.slide)  # with an image in high resolution only
@@ -416,7 +449,7 @@ def test_cellxgene_with_counts_in_raw(here):
 def test_transcripts_of_real_cosmx(here, real_cases_dir, sample, n_cells):
     (here / "flat").mkdir()
     (here / "flat" / "Lung_tx_file.csv").symlink_to(real_cases_dir / "cosmx_lung" / f"sample_{sample}" / "tx_file.csv")
-    code = lines("Only transcripts", "Lung_tx_file.csv").replace("n_domains=7", "n_domains=3")
+    code = lines("transcripts of cells").replace("n_domains=7", "n_domains=3")
     result = run(code.replace("0.12", "0.18"))
     transcripts = pd.read_csv("flat/Lung_tx_file.csv").query("cell_ID > 0 and not target.str.startswith('NegPrb')")
     assert result.warnings == []
@@ -428,7 +461,7 @@ def test_transcripts_of_real_cosmx(here, real_cases_dir, sample, n_cells):
 @pytest.mark.real
 def test_transcripts_of_real_merscope(here, real_cases_dir):
     (here / "region_0").symlink_to(real_cases_dir / "merscope_ovary")
-    code = lines("Only transcripts", "detected_transcripts.csv").replace("n_domains=7", "n_domains=3")
+    code = lines("transcripts in bins").replace("n_domains=7", "n_domains=3")
     result = run(code)
     transcripts = pd.read_csv("region_0/detected_transcripts.csv").query("not gene.str.startswith('Blank')")
     assert result.warnings == []
