@@ -197,15 +197,17 @@ def test_visium_with_spots_on_glass(here):
         to_domains(slide)
 
 
+@pytest.mark.xfail(strict=True, reason="found_by_readers H: the message does not say that positions were not read")
 def test_visium_whose_positions_were_not_read(here):
     sq = pytest.importorskip("squidpy")
     layouts.write_visium(here / "outs", layouts.make_slide("visium"), 2)
-    with pytest.raises(KeyError, match="'spatial' not found in `adata.obsm`"):
+    with pytest.raises(KeyError, match="read"):
         stimg.pp.to_lattice(sq.read.visium("outs", load_images=False))
 
 
+@pytest.mark.xfail(strict=True, reason="found_by_readers I: the message does not say that files have to be read")
 def test_visium_by_the_path_of_its_folder(here):
-    with pytest.raises(TypeError, match="AnnData or SpatialData"):
+    with pytest.raises(TypeError, match="read"):
         stimg.pp.to_lattice("outs")
 
 
@@ -263,13 +265,19 @@ def test_visium_hd_of_real_files(here, real_cases_dir):
     """Of the 2,695 barcodes in Seurat's files, 642 have a place among the bins of 16 um."""
     (here / "outs").symlink_to(real_cases_dir / "seurat_visium" / "visium_hd")
     code = lines("visium hd, scanpy").replace("square_008um", "square_016um")
-    with pytest.raises(ValueError, match="found 2053 observations with NaN"):
-        run(code)
     code = code.replace("slide.obsm", 'slide = slide[slide.obs["array_row"].notna()].copy()\nslide.obsm', 1)
     result = run(code)
     assert result.table.shape == (642, 100)
     expected = {"kind": "square", "pitch": 58.43, "pitch_um": 16, "um_per_unit": 0.2738}
     check(result, result.table.obsm["spatial"], result.table.X, **expected)
+
+
+@pytest.mark.real
+@pytest.mark.xfail(strict=True, reason="found_by_readers G: the message does not say that barcodes have no position")
+def test_visium_hd_with_barcodes_that_have_no_place(here, real_cases_dir):
+    (here / "outs").symlink_to(real_cases_dir / "seurat_visium" / "visium_hd")
+    with pytest.raises(ValueError, match=r"2,?053.*barcode"):
+        run(lines("visium hd, scanpy").replace("square_008um", "square_016um"))
 
 
 @pytest.mark.real
@@ -306,7 +314,7 @@ def test_xenium_without_its_name(here):
 
 def test_xenium_without_places(here):
     layouts.write_xenium(here / "outs", layouts.make_slide("xenium"))
-    with pytest.raises(KeyError, match="'spatial' not found in `adata.obsm`"):
+    with pytest.raises(KeyError, match="spatial"):
         stimg.pp.to_lattice(sc.read_10x_h5("outs/cell_feature_matrix.h5"), "xenium")
 
 
@@ -358,10 +366,11 @@ def test_merscope(here, reader):
     check(result, slide.obsm["spatial"], slide.X, kind="free", platform="merfish", um_per_unit=1, library_key="")
 
 
+@pytest.mark.xfail(strict=True, reason="found_by_readers F: a `table_key` is asked for where there is no table")
 def test_merscope_without_its_table(here):
     layouts.write_merscope(here / "region_0", layouts.make_slide("merfish"))
     sdata = merscope("region_0", transcripts=False, mosaic_images=False, cells_table=False)
-    with pytest.raises(ValueError, match="table"):
+    with pytest.raises(ValueError, match="no table"):
         stimg.pp.to_lattice(sdata, "merfish")
 
 
