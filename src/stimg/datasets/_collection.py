@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from stimg import _keys
+from stimg._downloads import is_file_name
 from stimg._input._checks import check_strings, checked
 
 if TYPE_CHECKING:
@@ -35,6 +36,11 @@ class Collection(ABC):
     """
 
     def __init__(self, catalogue: pd.DataFrame) -> None:
+        wrong = [name for name in catalogue.index if not is_file_name(name)]
+        if wrong or catalogue.index.has_duplicates:
+            what = f"{wrong[0]!r}, which is not the name of a file" if wrong else "the same name more than once"
+            msg = f"Expected a catalogue with a name for each slide, found {what}. It is damaged or not genuine."
+            raise OSError(msg)
         self.catalogue = catalogue
 
     def __repr__(self) -> str:

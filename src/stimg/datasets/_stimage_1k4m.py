@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from stimg import _keys
+from stimg._downloads import has_recorded_hash, inside, record_hash, short_name
 from stimg._files import written_whole
 from stimg._input._checks import check_positive_int, checked, warn
 from stimg._settings import settings
@@ -139,10 +140,10 @@ class STimage1K4M(Collection):
 
         wanted = {role: file for role, file in self.files(slide).items() if image or role != "image"}
         paths = {role: self.source.path(file, slide) for role, file in wanted.items()}
-        cached = settings.cachedir / "datasets" / CACHE / "h5ad" / f"{slide}.h5ad"
+        cached = inside(settings.cachedir / "datasets" / CACHE / "h5ad", short_name(f"{slide}.h5ad"))
         stats = {role: (path, path.stat()) for role, path in paths.items() if role != "image"}
         state = json.dumps({role: [str(path), s.st_size, s.st_mtime_ns] for role, (path, s) in sorted(stats.items())})
-        if _cached_state(cached) == state:
+        if has_recorded_hash(cached) and _cached_state(cached) == state:
             adata = anndata.read_h5ad(cached)
         else:
             adata = self._assemble(slide, paths)
@@ -150,6 +151,7 @@ class STimage1K4M(Collection):
             cached.parent.mkdir(parents=True, exist_ok=True)
             with written_whole(cached) as unfinished:
                 adata.write_h5ad(unfinished, compression="lzf")
+            record_hash(cached)
         del adata.uns["stimg_source"]
         if image:
             adata.uns[_keys.SPATIAL][slide]["metadata"]["source_image_path"] = str(paths["image"])
