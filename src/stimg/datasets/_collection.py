@@ -139,8 +139,9 @@ class Collection(ABC):
         AnnData
             Raw counts in `.X` (CSR), `.obsm["spatial"]` (x, y in pixels of the image), `.obs["domain"]` (categorical)
             if the slide is annotated, `.obs["array_row"]` and `.obs["array_col"]` if the names of spots contain them,
-            and `.uns["spatial"][slide]` with the scale factors `spot_diameter_fullres` and `microns_per_pixel`, and
-            `metadata` with `source_image_path`, which :func:`stimg.pp.to_image_patches` opens.
+            and `.uns["spatial"][slide]` with the scale factors `spot_diameter_fullres`, `spot_diameter_um` and
+            `microns_per_pixel` (without the latter two if the scale is unknown), and `metadata` with
+            `source_image_path`, which :func:`stimg.pp.to_image_patches` opens.
 
         Raises
         ------

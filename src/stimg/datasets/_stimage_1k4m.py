@@ -179,15 +179,14 @@ class STimage1K4M(Collection):
         places = places.iloc[rows[known]]
         technology = str(self.catalogue.loc[slide, "technology"])
         obs = pd.DataFrame(index=spots[known])
-        positions, spot_um = tables.array_positions(spots[known], technology)
+        positions, bin_um = tables.array_positions(spots[known], technology)
         if positions is not None:
             obs[_keys.ARRAY_ROW], obs[_keys.ARRAY_COL] = positions.T.astype(np.int32)
         if "annotation" in paths:
             obs["domain"] = tables.read_annotation(paths["annotation"], obs.index)
         adata = AnnData(counts[known], obs=obs, var=pd.DataFrame(index=genes))
         adata.var_names_make_unique()
-        diameter = 2 * float(places["r"].median())
-        factors = {"spot_diameter_fullres": diameter, "microns_per_pixel": spot_um / diameter}
+        factors = tables.scale_factors(places, technology, positions, bin_um, slide)
         metadata = {name: str(self.catalogue.loc[slide, name]) for name in ("technology", "study", "licence")}
         set_spatial(adata, slide, places[["xaxis", "yaxis"]], factors, metadata=metadata)
         return adata
