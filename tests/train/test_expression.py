@@ -4,6 +4,7 @@ import tracemalloc
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 import stimg
@@ -53,24 +54,27 @@ def test_neighbours_are_those_of_all_pairs_without_their_memory():
     assert peak < 20e6  # all pairs took 537 MB
 
 
-def test_the_stain_is_measured_once_for_each_slide(tmp_path, monkeypatch):
-    """Not by every process that reads crops, nor in every epoch."""
-    measured = tmp_path / "measured"
+def test_the_stain_is_measured_once_for_each_slide(monkeypatch):
+    """It is known before the first of the processes that read crops starts."""
+    measured = []
 
-    def counted(*given, **options):
-        with measured.open("a") as file:
-            file.write("x")
-        return slide_statistics(*given, **options)
+    def counted(image, *given, **options):
+        measured.append(image.name)
+        return slide_statistics(image, *given, **options)
+
+    def stop(module, loader):
+        raise InterruptedError
 
     monkeypatch.setattr("stimg._data._image_patches.slide_statistics", counted)
+    monkeypatch.setattr("stimg._train._expression.stain_regression", stop)
     slides = [stimg.datasets.synthetic_histology(n_rows=5, n_cols=5, n_genes=5, seed=seed) for seed in range(2)]
     for slide in slides:
         stimg.pp.to_lattice(slide, "st")
     patches = stimg.pp.to_image_patches(slides, mpp=4, size=128)
-    config = DenseConfig(dim=32)
     for _ in range(2):
-        stimg.tl.train_expression(patches, config, max_epochs=2, num_workers=2, device="cpu")
-    assert measured.read_text() == "xx"
+        with pytest.raises(InterruptedError):
+            stimg.tl.train_expression(patches, DenseConfig(dim=32), max_epochs=1, num_workers=2, device="cpu")
+        assert measured == ["slide0", "slide1"]
 
 
 def test_every_crop_is_read_once_for_alignment(monkeypatch):

@@ -36,11 +36,6 @@ class Collection(ABC):
     """
 
     def __init__(self, catalogue: pd.DataFrame) -> None:
-        wrong = [name for name in catalogue.index if not is_file_name(name)]
-        if wrong or catalogue.index.has_duplicates:
-            what = f"{wrong[0]!r}, which is not the name of a file" if wrong else "the same name more than once"
-            msg = f"Expected a catalogue with a name for each slide, found {what}. It is damaged or not genuine."
-            raise OSError(msg)
         self.catalogue = catalogue
 
     def __repr__(self) -> str:
@@ -117,8 +112,16 @@ class Collection(ABC):
         return other
 
     def check_name(self, name: str) -> str:
-        """Return the name of a slide; if it is unknown, the error suggests similar ones."""
+        """Return the name of a slide; if it is unknown, the error suggests similar ones.
+
+        A `ValueError` refuses a name that is not that of a file, and one that several slides have.
+        """
         if isinstance(name, str) and name in self.catalogue.index:
+            several = (self.catalogue.index == name).sum() > 1
+            if several or not is_file_name(name):
+                what = "the name of several slides" if several else "not the name of a file"
+                msg = f"{name!r} in the catalogue is {what}. The table of slides is damaged or not genuine: replace it."
+                raise ValueError(msg)
             return name
         msg = f"No slide {name!r} among the {len(self)} of this collection."
         raise KeyError(msg + _suggest(str(name), self.names, 0.4))
@@ -195,6 +198,6 @@ class Collection(ABC):
 
 def _suggest(name: str, known: list[str], cutoff: float) -> str:
     """Ask whether up to three similar names were meant; empty where none is similar."""
-    lower = {one.lower(): one for one in known}
+    lower = {str(one).lower(): one for one in known}
     near = [lower[found] for found in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=cutoff)]
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
