@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 HASHES: Final = "sha256.json"
 TIMEOUT: Final = 60  # seconds without an answer
 MOST_BYTES: Final = 2**34  # of a file whose size the server states
-MOST_UNSTATED: Final = 2**29  # of a file whose size it does not state, and of an unpacked `.gz`
+MOST_UNSTATED: Final = 2**29  # of a file whose size it does not state, of JSON, and of an unpacked `.gz`
 LONGEST_NAME: Final = 150  # bytes; file systems allow 255, of which locks and temporary files need some
 BLOCK: Final = 2**20
 TIFF: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -251,6 +251,8 @@ def _check_format(path: Path, suffix: str) -> None:
         except SafetensorError as e:
             raise ValueError(str(e)) from e
     elif suffix == ".json":
+        if path.stat().st_size > MOST_UNSTATED:
+            raise ValueError(f"more than {MOST_UNSTATED:,} bytes of JSON")
         json.loads(path.read_text())
     elif suffix == ".gz":
         with gzip.open(path) as file:

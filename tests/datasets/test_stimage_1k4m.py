@@ -139,6 +139,14 @@ def test_other_arrays_have_no_known_scale(technology):
         assert set(scale_factors(places, technology, array, None, "x")) == {"spot_diameter_fullres"}
 
 
+@pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.parametrize("technology", ["ST", "Visium"])
+def test_spots_at_one_place_have_no_known_scale(technology, n):
+    places = pd.DataFrame({"xaxis": [3.0] * n, "yaxis": [4.0] * n, "r": 5.0})
+    with pytest.warns(UserWarning, match="usual array"):
+        assert set(scale_factors(places, technology, None, None, "x")) == {"spot_diameter_fullres"}
+
+
 def test_bins_are_as_wide_as_their_names_say():
     rows, cols = (part.ravel() for part in np.mgrid[:10, :10])
     names = np.array([f"x_s_016um_{r:05d}_{c:05d}-1" for r, c in zip(rows, cols, strict=True)])

@@ -64,6 +64,12 @@ def test_other_arrays(kind, platform, um, expected):
     assert diameter(slide) == pytest.approx(expected)
 
 
+def test_spots_at_one_place_are_as_wide_as_stored():
+    slide = spots()
+    slide.obsm["spatial"] = np.full((slide.n_obs, 2), 100.0)
+    assert diameter(slide, mpp=5.0) == pytest.approx(70)
+
+
 def test_a_diameter_stated_in_micrometres_counts_before_the_platform():
     slide = spots("square", share=0.5, spot_diameter_um=50.0)
     stimg.pp.to_lattice(slide, "st")

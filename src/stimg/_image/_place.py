@@ -153,7 +153,8 @@ def _diameter_um(
     """
     lattice, pitch = read_record(table, _keys.STEP_LATTICE), spacing(coordinates)
     of_array = spot_um(lattice.get("platform", ""), lattice.get("pitch_um", np.nan))
-    if not lattice and stored is not None and 0.6 < stored / pitch < 0.75 and regular_grid(coordinates) == "hex":
+    alike = not lattice and stored is not None and 0.6 * pitch < stored < 0.75 * pitch
+    if alike and regular_grid(coordinates) == "hex":
         of_array = spot_um("visium", pitch * um_per_unit)
     in_units = None if stored is None else stored * um_per_unit
     places = source.diameter_um, library.get("scalefactors", {}).get("spot_diameter_um"), of_array, in_units

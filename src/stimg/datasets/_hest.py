@@ -118,7 +118,8 @@ def _scale(slide: str, row: pd.Series, coordinates: np.ndarray, own: dict[str, f
     mpp = float(row["mpp"])
     if not mpp > 0:
         return {}
-    pitch_um = spacing(np.asarray(coordinates, dtype=np.float64)) * mpp
+    points = np.asarray(coordinates, dtype=np.float64)
+    pitch_um = spacing(points[np.isfinite(points).all(1)]) * mpp
     platform = OF_TECHNOLOGY.get(row["technology"], "free")
     usual = spot_um(platform, pitch_um)
     stated = float(own.get(OWN, np.nan)) * mpp

@@ -74,15 +74,14 @@ def scale_factors(
     diameter_um = spot_um(platform, pitch_um) or float("nan")
     pitch = array_pitch(coordinates, known.kind, array)
     pitch = spacing(coordinates) if np.isnan(pitch) and array is None else pitch
-    stated_um = stored / pitch * pitch_um
+    mpp = pitch_um / pitch if pitch > 0 else float("nan")
     least, most = diameter_um * (1 - MOST_OFF), LARGEST_UM.get(technology, diameter_um) * (1 + MOST_OFF)
-    if not (pitch > 0 and (bin_um is not None or least < stated_um < most)):
+    if not (mpp > 0 and (bin_um is not None or least < stored * mpp < most)):
         warn(
             f"The spots of {name!r} do not lie on the usual array of {technology!r}, so its micrometres per pixel are "
             "not known. Pass `image_mpp` and `diameter_um` to `stimg.pp.to_image_patches`."
         )
         return {"spot_diameter_fullres": stored}
-    mpp = pitch_um / pitch
     return {"spot_diameter_fullres": diameter_um / mpp, "spot_diameter_um": diameter_um, "microns_per_pixel": mpp}
 
 

@@ -56,7 +56,10 @@ def load(source: str | Path, *, sha256: str | None = None) -> Model:
     FileNotFoundError
         There is no such file, and no weights have that name.
     ConnectionError
-        The download failed. The message says where to put the file by hand.
+        The download failed, or brought something else than weights, such as a login page. The message says where to
+        put the file by hand.
+    OSError
+        A file that was put into the cache by hand is in another format.
     ValueError
         The file is damaged, is not the one expected, or is not a stimg model; or `sha256` is not a hash.
     """
