@@ -1,13 +1,12 @@
-"""Files that are written whole or not at all, and files from the network."""
+"""Files that are written whole or not at all."""
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,26 +40,3 @@ def written_whole(path: Path) -> Iterator[Path]:
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
-
-
-def download(url: str, path: Path, advice: str, **how: Any) -> None:
-    """Download a file to `path` by `pooch.retrieve`, without its log lines, which are meant for developers.
-
-    If that fails, a `ConnectionError` says what to do, with `advice` on what else would help.
-    """
-    import pooch
-
-    log = pooch.get_logger()
-    level = log.level
-    log.setLevel(logging.WARNING)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pooch.retrieve(url, fname=path.name, path=path.parent, **how)
-    except OSError as e:
-        msg = (
-            f"Could not download {url} ({type(e).__name__}: {e}). Connect to the internet and try again, or put that "
-            f"file at {str(path)!r} by hand{advice}."
-        )
-        raise ConnectionError(msg) from e
-    finally:
-        log.setLevel(level)

@@ -9,6 +9,7 @@ Kind = Literal["hex", "square", "free"]
 
 BIN_PATTERN: Final = r"square_(\d+)um"  # side of a bin in the names of Visium HD's regions
 STEREO_SEQ_UM: Final = 0.5  # between two DNA nanoballs
+MOST_OFF: Final = 0.2  # of a pitch in micrometres that still is the platform's
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,19 @@ PLATFORMS: Final = {
     "starmap": Platform("free"),
     "seqfish": Platform("free"),
 }
-SPOT_UM: Final = {one.technology: float(one.spot_um) for one in PLATFORMS.values() if one.technology and one.spot_um}
+OF_TECHNOLOGY: Final = {one.technology: name for name, one in PLATFORMS.items() if one.technology}
+
+
+def spot_um(platform: str, pitch_um: float) -> float | None:
+    """Return the diameter of the spots, or the side of the bins, of a slide with this pitch, in micrometres.
+
+    It is `None` for platforms without an array, and for a pitch that is not that of the platform's array. Space
+    Ranger's `spot_diameter_fullres` says something else for Visium, 65 to 70 micrometres.
+    """
+    known = PLATFORMS.get(platform, PLATFORMS["free"])
+    if known.binned:
+        return float(pitch_um) if pitch_um > 0 else None
+    return known.spot_um if abs(pitch_um / known.pitch_um - 1) <= MOST_OFF else None
 
 
 def collection_platform(technology: str) -> str:
@@ -48,4 +61,5 @@ def collection_platform(technology: str) -> str:
 
     Visium is `"auto"` as well: there its spots come without array positions, so their grid is detected.
     """
-    return {one.technology: name for name, one in PLATFORMS.items() if one.kind == "square"}.get(technology, "auto")
+    name = OF_TECHNOLOGY.get(technology, "auto")
+    return name if name != "auto" and PLATFORMS[name].kind == "square" else "auto"

@@ -1,10 +1,12 @@
 """STimage-1K4M in miniature."""
 
+import json
 import shutil
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +14,7 @@ from anndata import AnnData
 
 import stimg
 from stimg.datasets import stimage_1k4m
-from stimg.datasets._stimage_tables import read_wide_counts
+from stimg.datasets._stimage_tables import array_positions, read_coordinates, read_wide_counts, scale_factors
 
 ST, VISIUM = "Human_Synthetic_0000_ST", "Human_Synthetic_0001_Visium"
 
@@ -82,7 +84,88 @@ def test_a_slide(miniature):
     visium = collection[1]
     assert "array_row" not in visium.obs
     assert "domain" not in visium.obs
-    assert visium.uns["spatial"][VISIUM]["scalefactors"]["microns_per_pixel"] == pytest.approx(55 / 50)
+    factors = visium.uns["spatial"][VISIUM]["scalefactors"]
+    assert factors["microns_per_pixel"] == pytest.approx(1.0)  # 100 um over the pitch of 100 pixels
+    assert factors["spot_diameter_fullres"] == pytest.approx(55)
+
+
+@pytest.mark.parametrize(
+    ("change", "mpp", "diameter_um"),
+    [
+        (lambda places: places, 2.0, 100),
+        (lambda places: places.assign(r=places["r"] * 1.15), 2.0, 100),
+        (lambda places: places * 0.5, 4.0, 100),
+        (lambda places: places.assign(r=places["r"] * 1.467), None, None),  # 110 um spots at a pitch of 150
+        (lambda places: places.assign(r=1.0), None, None),
+    ],
+)
+def test_the_scale_comes_from_the_pitch_of_the_array(root, change, mpp, diameter_um):
+    path = root / "ST" / "coord" / f"{ST}_coord.csv"
+    places = pd.read_csv(path, index_col=0)
+    change(places).to_csv(path)
+    if mpp is None:
+        with pytest.warns(UserWarning, match="usual array of 'ST'.*Pass `image_mpp` and `diameter_um`"):
+            factors = stimage_1k4m(root=root)[ST].uns["spatial"][ST]["scalefactors"]
+        assert set(factors) == {"spot_diameter_fullres"}
+        with pytest.raises(ValueError, match="image_mpp"):
+            stimg.pp.to_image_patches(stimage_1k4m(root=root)[ST])
+        return
+    factors = stimage_1k4m(root=root)[ST].uns["spatial"][ST]["scalefactors"]
+    assert factors["microns_per_pixel"] == pytest.approx(mpp)
+    assert factors["spot_diameter_um"] == diameter_um
+    assert factors["spot_diameter_fullres"] == pytest.approx(diameter_um / mpp)
+
+
+@pytest.mark.parametrize(("share", "known"), [(0.55, True), (0.65, True), (0.704, True), (0.3, False), (1.0, False)])
+def test_visium_is_measured_by_its_pitch_whatever_its_radii(share, known):
+    hexagon = stimg.datasets.synthetic("visium", n_obs=200, n_genes=10).obsm["spatial"]  # 20 pixels between neighbours
+    places = pd.DataFrame({"xaxis": hexagon[:, 0], "yaxis": hexagon[:, 1], "r": share * 20 / 2})
+    if not known:
+        with pytest.warns(UserWarning, match="usual array"):
+            assert set(scale_factors(places, "Visium", None, None, "x")) == {"spot_diameter_fullres"}
+        return
+    factors = scale_factors(places, "Visium", None, None, "x")
+    assert factors["microns_per_pixel"] == pytest.approx(5)
+    assert factors["spot_diameter_fullres"] == pytest.approx(11)
+
+
+@pytest.mark.parametrize("technology", ["ST", "Xenium"])
+def test_other_arrays_have_no_known_scale(technology):
+    """Such as the hexagonal arrays of legacy ST with 2,000 spots."""
+    slide = stimg.datasets.synthetic("hex", n_obs=200, n_genes=10)
+    array = slide.obs[["array_row", "array_col"]].to_numpy()
+    places = pd.DataFrame({"xaxis": slide.obsm["spatial"][:, 0], "yaxis": slide.obsm["spatial"][:, 1], "r": 5.0})
+    with pytest.warns(UserWarning, match="usual array"):
+        assert set(scale_factors(places, technology, array, None, "x")) == {"spot_diameter_fullres"}
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.parametrize("technology", ["ST", "Visium"])
+def test_spots_at_one_place_have_no_known_scale(technology, n):
+    places = pd.DataFrame({"xaxis": [3.0] * n, "yaxis": [4.0] * n, "r": 5.0})
+    with pytest.warns(UserWarning, match="usual array"):
+        assert set(scale_factors(places, technology, None, None, "x")) == {"spot_diameter_fullres"}
+
+
+def test_bins_are_as_wide_as_their_names_say():
+    rows, cols = (part.ravel() for part in np.mgrid[:10, :10])
+    names = np.array([f"x_s_016um_{r:05d}_{c:05d}-1" for r, c in zip(rows, cols, strict=True)])
+    array, bin_um = array_positions(names, "VisiumHD")
+    places = pd.DataFrame({"xaxis": cols * 58.4, "yaxis": rows * 58.4, "r": 29.2})
+    factors = scale_factors(places, "VisiumHD", array, bin_um, "x")
+    assert factors["spot_diameter_um"] == 16
+    assert factors["microns_per_pixel"] == pytest.approx(16 / 58.4)
+
+
+@pytest.mark.real
+def test_a_real_slide(real_cases_dir):
+    """A1 of her2st: the pitch along the array is 218.3 pixels, and r a quarter of it."""
+    (path,) = (real_cases_dir / "images").glob("*_ST_A1_coord.csv")
+    places = read_coordinates(path)
+    array, _ = array_positions(places.index.to_numpy(), "ST")
+    factors = scale_factors(places, "ST", array, None, "A1")
+    assert factors["microns_per_pixel"] == pytest.approx(200 / 218.35, rel=1e-4)
+    assert factors["spot_diameter_fullres"] == pytest.approx(2 * places["r"].median(), rel=0.01)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])  # a PNG, a JPEG and a TIFF, all called .png
@@ -105,6 +188,70 @@ def test_the_cache_is_used_and_follows_the_files(root, monkeypatch):
     table = pd.read_csv(path, index_col=0)
     (table + 1).to_csv(path)
     assert (collection[ST].X.toarray() == first.X.toarray() + 1).all()
+
+
+def test_a_damaged_cache_is_made_anew(miniature):
+    collection = stimage_1k4m(root=miniature)
+    first = collection[ST]
+    (path,) = (stimg.settings.cachedir / "datasets").rglob("*.h5ad")
+    whole = bytearray(path.read_bytes())
+    for damaged in (whole[: len(whole) // 2], bytes(whole[:-1]) + bytes([whole[-1] ^ 1]), b""):
+        path.write_bytes(damaged)
+        assert (collection[ST].X != first.X).nnz == 0
+        assert path.stat().st_size == len(whole)
+
+
+def rename(root, old, new):
+    """Give a slide another name in the table of slides."""
+    (table,) = (root / "meta").glob("meta_all_gene*.csv")
+    meta = pd.read_csv(table, dtype=str)
+    meta.replace({old: new}).to_csv(table, index=False)
+
+
+HOSTILE = ["../../../mine", "..", "/mine", "a/../../../../mine", "..\\mine", "~", "", ".", "C:mine"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_table_of_slides_writes_nowhere_else(root, tmp_path, name):
+    mine = tmp_path / "mine.h5ad"
+    mine.write_bytes(b"years of work")
+    for part, end in (("coord", "_coord.csv"), ("gene_exp", "_count.csv"), ("image", ".png")):
+        wanted = tmp_path / "mine"
+        shutil.copy(root / "ST" / part / f"{ST}{end}", wanted.with_name(f"mine{end}"))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    rename(root, ST, name)
+    before |= {path: path.read_bytes() for path in (root / "meta").iterdir()}
+    collection = stimage_1k4m(root=root)
+    with pytest.raises(KeyError if name == "" else ValueError, match="No slide nan|not the name of a file"):
+        collection[0]
+    with pytest.raises((ValueError, KeyError)):
+        collection.download()
+    assert collection[1].n_obs == 16  # the others can be read
+    shutil.rmtree(stimg.settings.cachedir)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("technology", ["..", "/", "../ST", "ST/.."])
+def test_a_hostile_technology_reads_nowhere_else(root, technology):
+    rename(root, "ST", technology)
+    collection = stimage_1k4m(root=root)
+    with pytest.raises(ValueError, match="Expected the name of a file in"):
+        collection[ST]
+
+
+def test_a_slide_twice_in_the_table(root):
+    rename(root, "Human_Synthetic_0002_ST", ST)
+    collection = stimage_1k4m(root=root)
+    with pytest.raises(ValueError, match="the name of several slides"):
+        collection[ST]
+    assert collection[VISIUM].n_obs == 16
+
+
+def test_a_slide_behind_a_symbolic_link(root, tmp_path):
+    """As in the cache of the hub's own client, whose snapshots are links to files elsewhere."""
+    path = root / "ST" / "coord" / f"{ST}_coord.csv"
+    path.symlink_to(shutil.move(path, tmp_path / "blob"))
+    assert stimage_1k4m(root=root)[ST].n_obs == 16
 
 
 def test_a_slide_as_spatialdata(miniature):
@@ -263,9 +410,10 @@ def test_a_changed_file_in_the_cache(hub):
         except ConnectionError:
             continue
     path = collection.source.path(f"ST/coord/{ST}_coord.csv", ST)
-    path.write_text(path.read_text() + "x,1,1,1\n")
-    with pytest.raises(OSError, match="sha256"):
-        collection.read(ST)
+    before = path.read_text()
+    path.write_text(before + "x,1,1,1\n")
+    assert collection.read(ST).n_obs == 16
+    assert path.read_text() == before
 
 
 def test_offline(monkeypatch):
@@ -300,6 +448,76 @@ def test_hest(hest_root):
     assert isinstance(slide, AnnData)
     assert slide.uns["spatial"]["TENX1"]["scalefactors"]["spot_diameter_fullres"] == pytest.approx(50)
     assert len(stimg.pp.to_image_patches(slide, size=160)) > 0
+
+
+HD, VISIUM_100 = {"technology": "Visium HD"}, {"technology": "Visium", "pitch_um": 100}
+
+
+def hest_slide(root, *, technology="Spatial Transcriptomics", pitch_um=200.0, mpp=2.0, stored_um=None, **metadata):
+    """Rewrite the slide: an array with this pitch, its spots as stored in the file, and other metadata."""
+    path = root / "st" / "TENX1.h5ad"
+    slide = anndata.read_h5ad(path)
+    slide.obsm["spatial"] = slide.obsm["spatial"] * pitch_um / 200 * 2 / mpp
+    factors = {} if stored_um is None else {"spot_diameter_fullres": stored_um / mpp}
+    slide.uns["spatial"] = {"ST": {"images": {}, "scalefactors": factors}}
+    slide.write_h5ad(path)
+    stated = {"st_technology": technology, "species": "Homo sapiens", "organ": "Skin", "pixel_size_um_estimated": mpp}
+    (root / "metadata" / "TENX1.json").write_text(json.dumps(stated | metadata))
+
+
+@pytest.mark.parametrize(
+    ("told", "diameter_um", "logged"),
+    [
+        # Bins of Visium HD pooled to 128 um; the metadata are about the bins before.
+        (
+            {"technology": "Visium HD", "pitch_um": 128, "stored_um": 128, "spot_diameter": 2, "inter_spot_dist": 2},
+            128,
+            True,
+        ),
+        ({"technology": "Visium HD", "pitch_um": 128, "spot_diameter": 2, "inter_spot_dist": 2}, 128, True),
+        ({"technology": "Visium HD", "pitch_um": 8}, 8, False),
+        # Arrays of squamous cell carcinoma and of the mouse brain atlas.
+        ({"pitch_um": 110, "stored_um": 150, "spot_diameter": 150, "inter_spot_dist": 110}, 150, True),
+        ({"pitch_um": 150, "spot_diameter": 110, "inter_spot_dist": 150}, 110, True),
+        ({"pitch_um": 200, "stored_um": 50, "spot_diameter": 50, "inter_spot_dist": 200}, 50, True),
+        ({"pitch_um": 200, "stored_um": 100, "spot_diameter": 100, "inter_spot_dist": 200, "mpp": 0.7}, 100, False),
+        ({"pitch_um": 200, "spot_diameter": None, "inter_spot_dist": None}, 100, False),
+        (
+            {"technology": "Visium", "pitch_um": 100, "stored_um": 55, "spot_diameter": 55, "inter_spot_dist": 100},
+            55,
+            False,
+        ),
+        ({"technology": "Visium", "pitch_um": 100}, 55, False),
+        ({"technology": "Xenium", "pitch_um": 100, "stored_um": 55, "spot_diameter": float("nan")}, 55, False),
+    ],
+)
+def test_hest_keeps_what_is_stored(hest_root, told, diameter_um, logged, caplog):
+    hest_slide(hest_root, **told)
+    slide = stimg.datasets.hest(hest_root)["TENX1"]
+    factors, mpp = slide.uns["spatial"]["TENX1"]["scalefactors"], told.get("mpp", 2.0)
+    assert factors["microns_per_pixel"] == mpp
+    assert factors["spot_diameter_fullres"] * mpp == pytest.approx(diameter_um)
+    assert ("not usual for" in caplog.text) == logged
+    patches = stimg.pp.to_image_patches(slide, np.full((1200, 1200, 3), 150, np.uint8), mpp=mpp)
+    assert patches.slides[0].diameter_um == pytest.approx(diameter_um)
+
+
+def test_a_platform_does_not_overwrite_the_scale_that_is_stated(hest_root):
+    hest_slide(hest_root, pitch_um=150, stored_um=110)
+    slide = stimg.datasets.hest(hest_root)["TENX1"]
+    with pytest.warns(UserWarning, match="The pitch of 'st' is 200 um, but `microns_per_pixel`.* makes it 150 um"):
+        stimg.pp.to_lattice(slide, "st")
+    lattice = slide.uns["stimg"]["lattice"]
+    assert lattice["pitch_um"] == pytest.approx(150)
+    assert lattice["um_per_unit"] == pytest.approx([2.0])
+    patches = stimg.pp.to_image_patches(slide, np.full((1200, 1200, 3), 150, np.uint8))
+    assert patches.slides[0].diameter_um == pytest.approx(110)
+
+
+def test_hest_of_a_slide_without_a_scale(hest_root):
+    hest_slide(hest_root, pixel_size_um_estimated=None)
+    factors = stimg.datasets.hest(hest_root)["TENX1"].uns["spatial"]["TENX1"]["scalefactors"]
+    assert "microns_per_pixel" not in factors
 
 
 def test_hest_that_is_none(hest_root, tmp_path):

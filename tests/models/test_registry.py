@@ -20,11 +20,11 @@ def file(trained, tmp_path) -> Path:
 def online(monkeypatch, tmp_path, file):
     asked = []
 
-    def retrieve(url, known_hash, fname, path, progressbar):
-        asked.append((url, known_hash))
-        return shutil.copy(file, Path(path) / fname)
+    def get(url, partial):
+        asked.append(url)
+        shutil.copy(file, partial)
 
-    monkeypatch.setattr("pooch.retrieve", retrieve)
+    monkeypatch.setattr("stimg._downloads._get", get)
     with stimg.settings.override(cachedir=tmp_path / "cache"):
         yield asked
 
@@ -56,11 +56,19 @@ def test_paths_and_addresses(file, online, trained):
     assert stimg.models.load(file).sha256 == trained.sha256
     model = stimg.models.load("https://example.org/w/theirs.safetensors", sha256=trained.sha256)
     assert model.sha256 == trained.sha256
-    assert online == [("https://example.org/w/theirs.safetensors", f"sha256:{trained.sha256}")]
+    assert online == ["https://example.org/w/theirs.safetensors"]
     stimg.models.load("https://example.org/other/theirs.safetensors")
     assert len(list((stimg.settings.cachedir / "weights").glob("*-theirs.safetensors"))) == 2
     with pytest.raises(FileNotFoundError, match="stimg-tiny"):
         stimg.models.load("none.safetensors")
+
+
+@pytest.mark.parametrize("wrong", ["0" * 64, "abc", "", 3])
+def test_the_hash_counts_wherever_the_file_comes_from(file, online, trained, wrong):
+    for source in (file, str(file), "stimg-tiny", "https://example.org/theirs.safetensors"):
+        with pytest.raises(ValueError, match="sha256"):
+            stimg.models.load(source, sha256=wrong)
+    assert stimg.models.load(file, sha256=trained.sha256.upper()).sha256 == trained.sha256
 
 
 @pytest.mark.parametrize("source", [None, 3, b"stimg-tiny", ["stimg-tiny"], ""])
@@ -78,7 +86,7 @@ def test_named_weights_that_are_not_bundled_come_from_the_mirror(monkeypatch, on
         stimg.models.load("stimg-large")
     monkeypatch.setenv(_registry.MIRROR, "https://example.org/mirror/")
     assert stimg.models.load("stimg-large").sha256 == trained.sha256
-    assert online == [("https://example.org/mirror/stimg-large.safetensors", f"sha256:{trained.sha256}")]
+    assert online == ["https://example.org/mirror/stimg-large.safetensors"]
     monkeypatch.delenv(_registry.MIRROR)
     assert stimg.models.load("stimg-large").sha256 == trained.sha256
     entry["sha256"] = "0" * 64

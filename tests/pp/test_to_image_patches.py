@@ -155,6 +155,7 @@ def no_scale_factor(slide):
 
 
 def no_diameter(slide):
+    stimg.pp.to_lattice(slide, "square", um_per_unit=2.0)
     del slide.uns["spatial"]["histology"]["scalefactors"]["spot_diameter_fullres"]
 
 

@@ -16,7 +16,9 @@ from stimg._input._checks import check_coordinates, warn
 from stimg._input._coordinates import centroids
 from stimg._input._records import read_record, said
 from stimg._input._tables import resolve_table
+from stimg._platforms import spot_um
 from stimg._slide._geometry import spacing
+from stimg._slide._layout import regular_grid
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -32,7 +34,8 @@ class ImageSource:
     The default `image` is the largest one in `.uns["spatial"][library_id]`, or `image_key` of a `SpatialData` with all
     its transformations. The default `image_mpp` comes from the pitch that :func:`stimg.pp.to_lattice` recorded, from
     `microns_per_pixel` among the scale factors, or from the file; the default `diameter_um` of a spot from
-    `spot_diameter_fullres`; the default `spatial_key` is the one given to :func:`stimg.pp.to_lattice`.
+    `spot_diameter_um` among the scale factors, the array of the platform, or `spot_diameter_fullres`; the default
+    `spatial_key` is the one given to :func:`stimg.pp.to_lattice`.
     """
 
     image: Any  # path or array whose pixels are the units of `.obsm[spatial_key]`
@@ -78,13 +81,7 @@ def place_on_image(adata: AnnData | SpatialData, source: ImageSource, *, mpp: fl
             f"be a low-resolution preview: give the full-resolution image, or raise `mpp` to {opened.mpp:.1f}."
         )
         raise ValueError(msg)
-    if source.diameter_um is None and diameter is None:
-        msg = (
-            f"Spot diameter of {name!r} not found as `spot_diameter_fullres` in the scale factors of "
-            "`adata.uns['spatial']`. Pass `diameter_um`."
-        )
-        raise ValueError(msg)
-    diameter_um = float(diameter) * um_per_unit if source.diameter_um is None else float(source.diameter_um)
+    diameter_um = _diameter_um(table, library, coordinates, diameter, um_per_unit, source)
     centres = coordinates[:, ::-1] * um_per_unit
     _check_on_tissue(opened, centres, name)
     return ImagePlace(opened, centres, diameter_um, um_per_unit)
@@ -140,6 +137,34 @@ def _um_per_unit(
         "`stimg.pp.to_lattice(adata, platform=...)` with the platform's name, which records the pitch."
     )
     raise ValueError(msg)
+
+
+def _diameter_um(
+    table: AnnData,
+    library: dict[str, Any],
+    coordinates: np.ndarray,
+    stored: float | None,
+    um_per_unit: float,
+    source: ImageSource,
+) -> float:
+    """Find the micrometres of a spot in the first of the places that `ImageSource` lists; `stored` is in units.
+
+    Without a lattice, 0.6 to 0.75 pitches on a hexagonal array with the pitch of Visium are Space Ranger's diameter.
+    """
+    lattice, pitch = read_record(table, _keys.STEP_LATTICE), spacing(coordinates)
+    of_array = spot_um(lattice.get("platform", ""), lattice.get("pitch_um", np.nan))
+    alike = not lattice and stored is not None and 0.6 * pitch < stored < 0.75 * pitch
+    if alike and regular_grid(coordinates) == "hex":
+        of_array = spot_um("visium", pitch * um_per_unit)
+    in_units = None if stored is None else stored * um_per_unit
+    places = source.diameter_um, library.get("scalefactors", {}).get("spot_diameter_um"), of_array, in_units
+    if (found := next((place for place in places if place is not None), None)) is None:
+        msg = (
+            f"Spot diameter of {source.name!r} not found as `spot_diameter_fullres` in the scale factors of "
+            "`adata.uns['spatial']`. Pass `diameter_um`."
+        )
+        raise ValueError(msg)
+    return float(found)
 
 
 def _own_image(table: AnnData, library: dict[str, Any], source: ImageSource) -> tuple[float, Any]:

@@ -11,14 +11,12 @@ import numpy as np
 import pandas as pd
 
 from stimg import _keys
-from stimg._input._checks import check_coordinates
-from stimg._platforms import BIN_PATTERN, PLATFORMS, STEREO_SEQ_UM
+from stimg._input._checks import check_coordinates, warn
+from stimg._platforms import BIN_PATTERN, MOST_OFF, PLATFORMS, STEREO_SEQ_UM
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
-
-MOST_OFF = 0.2
 
 
 def array_indices(table: AnnData) -> np.ndarray | None:
@@ -84,8 +82,9 @@ def units_of(
     """Return micrometres per unit of each section's coordinates, and per pitch, float64 (n_libraries,); NaN if unknown.
 
     The first that is known counts: the value `given` by the user (a `ValueError` if it is far from that of the
-    platform's array); the platform's pitch, or the side of its bins, divided by the measured `pitch`;
-    `microns_per_pixel` in `.uns["spatial"]`; the unit that all files of the platform have.
+    platform's array); the platform's pitch, or the side of its bins, divided by the measured `pitch`, unless
+    `microns_per_pixel` in `.uns["spatial"]` contradicts it, which is a warning; that `microns_per_pixel`; the unit that
+    all files of the platform have.
     """
     known = PLATFORMS[platform]
     pitch_um = _bin_um(platform, table, [table_key or "", *libraries]) if known.binned else known.pitch_um
@@ -103,10 +102,15 @@ def units_of(
     only = len(libraries) == 1 and len(entries) == 1
     stated = list(entries.values()) if only else [entries.get(name) for name in libraries]
     factors = [one.get("scalefactors", {}) if isinstance(one, Mapping) else {} for one in stated]
-    of_image = [one.get("microns_per_pixel", np.nan) for one in factors]
-    units = np.where(np.isfinite(of_array), of_array, np.asarray(of_image, dtype=np.float64))
+    of_image = np.asarray([one.get("microns_per_pixel", np.nan) for one in factors], dtype=np.float64)
+    if (other := np.abs(of_image / of_array - 1) > MOST_OFF).any():
+        warn(
+            f"The pitch of {platform!r} is {pitch_um:g} um, but `microns_per_pixel` in `adata.uns['spatial']` makes it "
+            f"{(of_image * pitch)[other][0]:.4g} um, which is used. Check `platform`, or pass `um_per_unit`."
+        )
+    units = np.where(np.isfinite(of_array) & ~other, of_array, of_image)
     units = np.where(np.isfinite(units), units, known.um_per_unit)
-    return units, np.where(np.isfinite(pitch_um), pitch_um, pitch * units)
+    return units, np.where(np.isfinite(pitch_um) & ~other, pitch_um, pitch * units)
 
 
 def _bin_um(platform: str, table: AnnData, names: list[str]) -> float:

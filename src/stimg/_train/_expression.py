@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy import sparse
+from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -145,6 +146,8 @@ def train_dense(
         network = DenseNetwork(config, len(patches.genes), get_encoder(encoder, tuned=tuned))
         network.start_from_programs(mean, sd, programs)
         module = ExpressionModule(network, config, run, patches, held_out)
+        for k in range(len(patches.slides)):
+            patches.stain_statistics(k)  # here, so that processes which read crops do not each measure them
         plain = DataLoader(patches.with_augment(False), config.batch_size, **options)
         network.start_from_stain(*stain_regression(module, plain))
         loader = DataLoader(patches, config.batch_size, sampler=EpochSampler(len(patches), run.seed), **options)
@@ -182,8 +185,12 @@ def stain_regression(module: ExpressionModule, loader: Iterable[dict[str, Tensor
 def neighbours(places: np.ndarray, crop: np.ndarray, reach: np.ndarray) -> sparse.csr_array:
     """Find the spots of the same crop within `reach` of each spot, itself included: sparse (n, n) of ones."""
     far = np.column_stack([places, crop * (places.max(initial=0) + reach.max(initial=0)) * 10])
-    near = ((far[:, None] - far[None]) ** 2).sum(2) <= reach[:, None] ** 2
-    return sparse.csr_array(near.astype(float))
+    near = cKDTree(far).query_ball_point(far, reach) if len(far) else []
+    counts = np.array([len(found) for found in near], dtype=np.int64)
+    columns = np.concatenate([*near, []]).astype(np.int64)
+    found = sparse.csr_array((np.ones(len(columns)), columns, np.append(0, counts.cumsum())), shape=(len(far),) * 2)
+    found.sort_indices()
+    return found
 
 
 def log_normalised(counts: np.ndarray, totals: np.ndarray, target_sum: float) -> np.ndarray:

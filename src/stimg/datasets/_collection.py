@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from stimg import _keys
+from stimg._downloads import is_file_name
 from stimg._input._checks import check_strings, checked
 
 if TYPE_CHECKING:
@@ -111,8 +112,16 @@ class Collection(ABC):
         return other
 
     def check_name(self, name: str) -> str:
-        """Return the name of a slide; if it is unknown, the error suggests similar ones."""
+        """Return the name of a slide; if it is unknown, the error suggests similar ones.
+
+        A `ValueError` refuses a name that is not that of a file, and one that several slides have.
+        """
         if isinstance(name, str) and name in self.catalogue.index:
+            several = (self.catalogue.index == name).sum() > 1
+            if several or not is_file_name(name):
+                what = "the name of several slides" if several else "not the name of a file"
+                msg = f"{name!r} in the catalogue is {what}. The table of slides is damaged or not genuine: replace it."
+                raise ValueError(msg)
             return name
         msg = f"No slide {name!r} among the {len(self)} of this collection."
         raise KeyError(msg + _suggest(str(name), self.names, 0.4))
@@ -133,8 +142,9 @@ class Collection(ABC):
         AnnData
             Raw counts in `.X` (CSR), `.obsm["spatial"]` (x, y in pixels of the image), `.obs["domain"]` (categorical)
             if the slide is annotated, `.obs["array_row"]` and `.obs["array_col"]` if the names of spots contain them,
-            and `.uns["spatial"][slide]` with the scale factors `spot_diameter_fullres` and `microns_per_pixel`, and
-            `metadata` with `source_image_path`, which :func:`stimg.pp.to_image_patches` opens.
+            and `.uns["spatial"][slide]` with the scale factors `spot_diameter_fullres`, `spot_diameter_um` and
+            `microns_per_pixel` (without the latter two if the scale is unknown), and `metadata` with
+            `source_image_path`, which :func:`stimg.pp.to_image_patches` opens.
 
         Raises
         ------
@@ -188,6 +198,6 @@ class Collection(ABC):
 
 def _suggest(name: str, known: list[str], cutoff: float) -> str:
     """Ask whether up to three similar names were meant; empty where none is similar."""
-    lower = {one.lower(): one for one in known}
+    lower = {str(one).lower(): one for one in known}
     near = [lower[found] for found in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=cutoff)]
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""

@@ -89,7 +89,7 @@ def _assemble(name: str) -> AnnData:
         name,
         pixels,
         json.loads(scales.read_text()),
-        images={"lowres": np.asarray(Image.open(image).convert("RGB"))},
+        images={"lowres": np.asarray(Image.open(image, formats=["PNG", "JPEG"]).convert("RGB"))},
     )
     adata.uns["source"] = {"counts": BUCKET, "meta": REPOSITORY, "platform": "10x Visium", "species": "human"}
     return adata

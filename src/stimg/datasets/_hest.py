@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from stimg import _keys
 from stimg._input._checks import checked
-from stimg._platforms import SPOT_UM
+from stimg._platforms import MOST_OFF, OF_TECHNOLOGY, PLATFORMS, spot_um
+from stimg._slide._geometry import spacing
 from stimg.datasets._collection import Collection
 from stimg.datasets._reading import reading, set_spatial
 
@@ -21,7 +24,10 @@ if TYPE_CHECKING:
 
 TECHNOLOGIES = {"Spatial Transcriptomics": "ST", "Visium HD": "VisiumHD"}
 SPECIES = {"Homo sapiens": "human", "Mus musculus": "mouse"}
+OWN = "spot_diameter_fullres"
 LICENCE = "CC BY-NC-SA 4.0, and that of the study"
+
+logger = logging.getLogger("stimg")
 
 
 @checked
@@ -94,16 +100,39 @@ class HEST(Collection):
             coordinates = adata.obsm[_keys.SPATIAL]
         adata.var_names_make_unique()
         row = self.catalogue.loc[slide]
-        mpp = float(row["mpp"])
         own: dict[str, Any] = next(iter(adata.uns.get(_keys.SPATIAL, {}).values()), {})
-        factors = {**own.get("scalefactors", {}), "microns_per_pixel": mpp}
-        if row["technology"] in SPOT_UM:
-            factors["spot_diameter_fullres"] = SPOT_UM[row["technology"]] / mpp
+        factors = {**own.get("scalefactors", {}), **_scale(slide, row, coordinates, own.get("scalefactors", {}))}
         metadata = {"technology": row["technology"], "study": row["study"], "licence": row["licence"]}
         if image:
             metadata["source_image_path"] = str(picture)
         set_spatial(adata, slide, coordinates, factors, own.get("images"), metadata)
         return adata
+
+
+def _scale(slide: str, row: pd.Series, coordinates: np.ndarray, own: dict[str, float]) -> dict[str, float]:
+    """Return micrometres per pixel and the diameter of a spot, as HEST states them for this slide.
+
+    The diameter is that in the slide's file, else in its metadata (which for pooled bins are about the bins before),
+    else that of the technology's array. What differs from that array is logged.
+    """
+    mpp = float(row["mpp"])
+    if not mpp > 0:
+        return {}
+    points = np.asarray(coordinates, dtype=np.float64)
+    pitch_um = spacing(points[np.isfinite(points).all(1)]) * mpp
+    platform = OF_TECHNOLOGY.get(row["technology"], "free")
+    usual = spot_um(platform, pitch_um)
+    stated = float(own.get(OWN, np.nan)) * mpp
+    if not stated > 0 and not abs(row["pitch_um"] / pitch_um - 1) > MOST_OFF:
+        stated = float(row["diameter_um"])
+    diameter_um = stated if stated > 0 else usual
+    known = PLATFORMS[platform]
+    shares = pitch_um / known.pitch_um, (diameter_um or np.nan) / (known.spot_um or np.nan)
+    if any(abs(share - 1) > MOST_OFF for share in shares):
+        what = "%s: spots of %.4g um at a pitch of %.4g um, as stated for this slide, which are not usual for %s."
+        logger.info(what, slide, diameter_um or np.nan, pitch_um, row["technology"])
+    found = {"microns_per_pixel": mpp}
+    return found if diameter_um is None else {**found, OWN: diameter_um / mpp, "spot_diameter_um": diameter_um}
 
 
 def _row(path: Path) -> dict[str, object]:
@@ -122,5 +151,12 @@ def _row(path: Path) -> dict[str, object]:
             "genes": found.get("nb_genes"),
             "annotated": False,
             "licence": LICENCE,
-            "mpp": float(found["pixel_size_um_estimated"]),
+            "mpp": _number(found["pixel_size_um_estimated"]),
+            "pitch_um": _number(found.get("inter_spot_dist")),
+            "diameter_um": _number(found.get("spot_diameter")),
         }
+
+
+def _number(value: object) -> float:
+    """Return a number of the metadata, NaN where there is none."""
+    return float("nan") if value in (None, "") else float(value)  # type: ignore[arg-type]

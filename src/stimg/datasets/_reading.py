@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stimg import _keys
+from stimg._slide._lattice import axis_lengths
+from stimg._slide._layout import fit_affine, is_checkerboard, lay
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from anndata import AnnData
+
+    from stimg._platforms import Kind
 
 
 @contextmanager
@@ -26,6 +30,20 @@ def reading(path: Path, expected: str) -> Iterator[None]:
         found = f"{type(e).__name__}: {str(e)[:200]}"
         msg = f"Expected {expected} in {str(path)!r}, found {found}. The file is damaged: replace it."
         raise OSError(msg) from e
+
+
+def array_pitch(coordinates: np.ndarray, kind: Kind, array: np.ndarray | None) -> float:
+    """Return the distance between neighbours on an array of this kind; NaN for too few coordinates or another array.
+
+    `array` are the positions on it, (n, 2), where they are known.
+    """
+    if array is not None and kind == "square" and is_checkerboard(*array.T):
+        return float("nan")
+    try:
+        affine = fit_affine(lay(kind, array, coordinates, None), coordinates)[0]
+    except ValueError:
+        return float("nan")
+    return float(axis_lengths(affine[None]).mean())
 
 
 def set_spatial(

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from stimg import _keys
+from stimg._downloads import has_recorded_hash, inside, record_hash, short_name
 from stimg._files import written_whole
 from stimg._input._checks import check_positive_int, checked, warn
 from stimg._settings import settings
@@ -139,10 +140,10 @@ class STimage1K4M(Collection):
 
         wanted = {role: file for role, file in self.files(slide).items() if image or role != "image"}
         paths = {role: self.source.path(file, slide) for role, file in wanted.items()}
-        cached = settings.cachedir / "datasets" / CACHE / "h5ad" / f"{slide}.h5ad"
+        cached = inside(settings.cachedir / "datasets" / CACHE / "h5ad", short_name(f"{slide}.h5ad"))
         stats = {role: (path, path.stat()) for role, path in paths.items() if role != "image"}
         state = json.dumps({role: [str(path), s.st_size, s.st_mtime_ns] for role, (path, s) in sorted(stats.items())})
-        if _cached_state(cached) == state:
+        if has_recorded_hash(cached) and _cached_state(cached) == state:
             adata = anndata.read_h5ad(cached)
         else:
             adata = self._assemble(slide, paths)
@@ -150,6 +151,7 @@ class STimage1K4M(Collection):
             cached.parent.mkdir(parents=True, exist_ok=True)
             with written_whole(cached) as unfinished:
                 adata.write_h5ad(unfinished, compression="lzf")
+            record_hash(cached)
         del adata.uns["stimg_source"]
         if image:
             adata.uns[_keys.SPATIAL][slide]["metadata"]["source_image_path"] = str(paths["image"])
@@ -177,15 +179,14 @@ class STimage1K4M(Collection):
         places = places.iloc[rows[known]]
         technology = str(self.catalogue.loc[slide, "technology"])
         obs = pd.DataFrame(index=spots[known])
-        positions, spot_um = tables.array_positions(spots[known], technology)
+        positions, bin_um = tables.array_positions(spots[known], technology)
         if positions is not None:
             obs[_keys.ARRAY_ROW], obs[_keys.ARRAY_COL] = positions.T.astype(np.int32)
         if "annotation" in paths:
             obs["domain"] = tables.read_annotation(paths["annotation"], obs.index)
         adata = AnnData(counts[known], obs=obs, var=pd.DataFrame(index=genes))
         adata.var_names_make_unique()
-        diameter = 2 * float(places["r"].median())
-        factors = {"spot_diameter_fullres": diameter, "microns_per_pixel": spot_um / diameter}
+        factors = tables.scale_factors(places, technology, positions, bin_um, slide)
         metadata = {name: str(self.catalogue.loc[slide, name]) for name in ("technology", "study", "licence")}
         set_spatial(adata, slide, places[["xaxis", "yaxis"]], factors, metadata=metadata)
         return adata

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 
+from stimg._downloads import inside
 from stimg.datasets._fetch import fetch
 from stimg.datasets._reading import reading
 
@@ -41,7 +44,7 @@ class LocalFiles:
 
     def path(self, file: str, slide: str) -> Path:
         """Path on disk of one of a slide's files."""
-        path = self.root / file
+        path = inside(self.root, file)
         if not path.is_file():
             msg = f"File {file!r} of slide {slide!r} not found in `root`={str(self.root)!r}. Copy it there."
             raise FileNotFoundError(msg)
@@ -53,19 +56,19 @@ class HubFiles:
 
     def __init__(self, revision: str | None) -> None:
         if revision is None:  # the commit that was the newest when this cache was first used
-            listing = fetch(f"{HUB}/api/{REPOSITORY}", CACHE, "catalogue", "revision.json", ADVICE)
-            revision = str(json.loads(listing.read_text())["sha"])
+            listing = fetch(f"{HUB}/api/{REPOSITORY}", CACHE, "catalogue", "revision.json", ADVICE, _read_revision)
+            revision = _read_revision(listing)
         self.revision = revision
         self.folder = f"{CACHE}/{revision}"
         self.meta = self.path(META[0], "meta")
         url = f"{HUB}/api/{REPOSITORY}/tree/{revision}/annotation"
-        listing = fetch(url, self.folder, "annotation", "annotations.json", ADVICE)
-        files = [entry["path"] for entry in json.loads(listing.read_text())]
-        self.annotations = _by_slide([file for file in files if "_anno" in file])
+        listing = fetch(url, self.folder, "annotation", "annotations.json", ADVICE, _read_listing)
+        self.annotations = _by_slide([file for file in _read_listing(listing) if "_anno" in file])
 
     def path(self, file: str, slide: str) -> Path:
         """Download one of a slide's files at its first use, and return its path on disk."""
-        return fetch(f"{HUB}/{REPOSITORY}/resolve/{self.revision}/{file}", self.folder, slide, file, ADVICE)
+        url = f"{HUB}/{REPOSITORY}/resolve/{self.revision}/{quote(file, safe='/+')}"
+        return fetch(url, self.folder, slide, file, ADVICE)
 
 
 def read_catalogue(source: LocalFiles | HubFiles) -> pd.DataFrame:
@@ -81,6 +84,17 @@ def read_catalogue(source: LocalFiles | HubFiles) -> pd.DataFrame:
     meta["annotated"] = meta.index.isin(list(source.annotations))
     meta["licence"] = LICENCE
     return meta
+
+
+def _read_revision(listing: Path) -> str:
+    """Return the commit that the hub's answer names."""
+    return str(json.loads(listing.read_text())["sha"])
+
+
+def _read_listing(listing: Path) -> list[str]:
+    """Return the paths of the files that the hub's answer lists."""
+    entries: list[dict[str, Any]] = json.loads(listing.read_text())
+    return [str(entry["path"]) for entry in entries]
 
 
 def _by_slide(files: list[str]) -> dict[str, str]:

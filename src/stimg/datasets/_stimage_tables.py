@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from stimg._platforms import SPOT_UM
-from stimg.datasets._reading import reading
+from stimg._input._checks import warn
+from stimg._platforms import MOST_OFF, OF_TECHNOLOGY, PLATFORMS, spot_um
+from stimg._slide._geometry import spacing
+from stimg.datasets._reading import array_pitch, reading
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,6 +23,7 @@ NOT_LABELS = ("", "undetermined", "Exclude")
 ARRAY_NAME = re.compile(r"_(\d+)x(\d+)$")
 BIN_NAME = re.compile(r"s_(\d+)um_(\d+)_(\d+)")
 BLOCK_BYTES = 1 << 24
+LARGEST_UM = {"Visium": 70.0}  # what Space Ranger says of spots of 55 micrometres
 
 
 def read_coordinates(path: Path) -> pd.DataFrame:
@@ -43,16 +46,43 @@ def check_unique(spots: np.ndarray, path: Path) -> None:
         raise ValueError(msg)
 
 
-def array_positions(spots: np.ndarray, technology: str) -> tuple[np.ndarray | None, float]:
-    """Return positions on the array (n, 2) if the names contain them, and a spot's diameter in micrometres."""
+def array_positions(spots: np.ndarray, technology: str) -> tuple[np.ndarray | None, float | None]:
+    """Return positions on the array (n, 2) if the names contain them, and the side of bins in micrometres."""
     pattern = BIN_NAME if technology == "VisiumHD" else ARRAY_NAME
     found = [pattern.search(name) for name in spots]
     if technology == "Visium" or not all(found):
-        return None, SPOT_UM[technology]
+        return None, None
     numbers = np.array([[int(part) for part in match.groups()] for match in found if match])
     if technology == "VisiumHD":
         return numbers[:, 1:], float(numbers[0, 0])
-    return numbers[:, ::-1], SPOT_UM[technology]  # names are column x row
+    return numbers[:, ::-1], None  # names are column x row
+
+
+def scale_factors(
+    places: pd.DataFrame, technology: str, array: np.ndarray | None, bin_um: float | None, name: str
+) -> dict[str, float]:
+    """Return micrometres per pixel from the pitch of the technology's array, and the diameter of a spot on it.
+
+    The radii in the files are those of Space Ranger, which are too large, or a quarter of the pitch of legacy ST. They
+    only tell whether the array is the usual one. If it is not, its scale is unknown, which is a warning.
+    """
+    stored = 2 * float(places["r"].median())
+    coordinates = places[["xaxis", "yaxis"]].to_numpy()
+    platform = OF_TECHNOLOGY.get(technology, "free")
+    known = PLATFORMS[platform]
+    pitch_um = known.pitch_um if bin_um is None else bin_um
+    diameter_um = spot_um(platform, pitch_um) or float("nan")
+    pitch = array_pitch(coordinates, known.kind, array)
+    pitch = spacing(coordinates) if np.isnan(pitch) and array is None else pitch
+    mpp = pitch_um / pitch if pitch > 0 else float("nan")
+    least, most = diameter_um * (1 - MOST_OFF), LARGEST_UM.get(technology, diameter_um) * (1 + MOST_OFF)
+    if not (mpp > 0 and (bin_um is not None or least < stored * mpp < most)):
+        warn(
+            f"The spots of {name!r} do not lie on the usual array of {technology!r}, so its micrometres per pixel are "
+            "not known. Pass `image_mpp` and `diameter_um` to `stimg.pp.to_image_patches`."
+        )
+        return {"spot_diameter_fullres": stored}
+    return {"spot_diameter_fullres": diameter_um / mpp, "spot_diameter_um": diameter_um, "microns_per_pixel": mpp}
 
 
 def read_annotation(path: Path, spots: pd.Index) -> pd.Categorical:

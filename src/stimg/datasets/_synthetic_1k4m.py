@@ -21,7 +21,8 @@ def synthetic_1k4m(root: str | Path, *, n_slides: int = 6, n_rows: int = 6, n_ge
     """Write a miniature of STimage-1K4M with exactly its folders and files, for tests and to try code offline.
 
     The slides come from :func:`stimg.datasets.synthetic_histology` and are called ST and Visium in turn. As in the
-    collection, files called `.png` may hold a JPEG or TIFF. Every third slide is annotated with each spot's most common
+    collection, the radius of Visium's spots is 35 % of their pitch, as Space Ranger has it, and files called `.png` may
+    hold a JPEG or TIFF. Every third slide is annotated with each spot's most common
     cell type.
 
     Parameters
@@ -71,7 +72,7 @@ def synthetic_1k4m(root: str | Path, *, n_slides: int = 6, n_rows: int = 6, n_ge
         entry = slide.uns[_keys.SPATIAL]["histology"]
         places = enumerate(zip(slide.obs[_keys.ARRAY_ROW], slide.obs[_keys.ARRAY_COL], strict=True))
         spots = [f"{name}_{c}x{r}" if technology == "ST" else f"{name}_{k:016d}-1" for k, (r, c) in places]
-        radius = entry["scalefactors"]["spot_diameter_fullres"] / 2
+        radius = entry["scalefactors"]["spot_diameter_fullres"] / 2 * (1.4 if technology == "Visium" else 1)
         x, y = slide.obsm[_keys.SPATIAL].T
         coordinates = pd.DataFrame({"yaxis": y, "xaxis": x, "r": radius}, index=spots)
         coordinates.to_csv(root / technology / "coord" / f"{name}_coord.csv")

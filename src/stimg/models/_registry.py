@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import re
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from stimg._files import download
+from stimg._downloads import download, name_of
 from stimg._input._checks import checked
 from stimg._settings import settings
 
@@ -45,7 +45,7 @@ def load(source: str | Path, *, sha256: str | None = None) -> Model:
         A name of :func:`available`, the path of a file that `Model.save` wrote, or the http(s) address of one, which is
         downloaded once into `stimg.settings.cachedir`.
     sha256
-        Expected hash of a downloaded file. Named weights have theirs on record.
+        Expected hash of the file, wherever it comes from. Named weights have theirs on record.
 
     Returns
     -------
@@ -56,30 +56,36 @@ def load(source: str | Path, *, sha256: str | None = None) -> Model:
     FileNotFoundError
         There is no such file, and no weights have that name.
     ConnectionError
-        The download failed. The message says where to put the file by hand.
+        The download failed, or brought something else than weights, such as a login page. The message says where to
+        put the file by hand.
+    OSError
+        A file that was put into the cache by hand is in another format.
     ValueError
-        The file is damaged, is not the one expected, or is not a stimg model.
+        The file is damaged, is not the one expected, or is not a stimg model; or `sha256` is not a hash.
     """
     from stimg.models._model import Model
 
-    name, known = str(source), _registry()
+    name, known, expected = str(source), _registry(), _checked_hash(sha256)
     if name in known:
-        path = _bundled(known[name]["file"])
+        path, own = _bundled(known[name]["file"]), known[name]["sha256"]
         if not path.is_file():
             mirror = os.environ.get(MIRROR, "")
-            path = _download(f"{mirror.rstrip('/')}/{known[name]['file']}" if mirror else "", known[name])
+            path = _download(f"{mirror.rstrip('/')}/{known[name]['file']}" if mirror else "", known[name]["file"], own)
         model = Model.load(path)
-        if model.sha256 != (expected := known[name]["sha256"]):
-            msg = f"Expected {str(path)!r} with sha256 {expected}, found {model.sha256}. Install stimg again."
+        if model.sha256 != own:
+            msg = f"Expected {str(path)!r} with sha256 {own}, found {model.sha256}. Install stimg again."
             raise ValueError(msg)
-        return model
-    if name.startswith(SCHEMES):
-        place = hashlib.sha256(name.encode()).hexdigest()[:8]  # files at other addresses may have the same name
-        return Model.load(_download(name, {"file": f"{place}-{name.rsplit('/', 1)[-1]}", "sha256": sha256}))
-    if not Path(source).is_file():
+    elif name.startswith(SCHEMES):
+        model = Model.load(_download(name, name_of(name), expected))
+    elif Path(source).is_file():
+        model = Model.load(source)
+    else:
         msg = f"No weights file at {name!r}, and no pretrained weights have that name. Available: {list(known)}."
         raise FileNotFoundError(msg)
-    return Model.load(source)
+    if expected not in (None, model.sha256):
+        msg = f"Expected {name!r} with `sha256` {expected}, found {model.sha256}. It is another file, or damaged."
+        raise ValueError(msg)
+    return model
 
 
 def card(source: str | Path) -> dict[str, Any]:
@@ -101,20 +107,23 @@ def _bundled(file: str) -> Path:
     return Path(str(resources.files("stimg.models").joinpath(file)))
 
 
-def _download(url: str, entry: dict[str, Any]) -> Path:
+def _checked_hash(sha256: str | None) -> str | None:
+    """Return a sha256 in lower case; refuse what cannot be one."""
+    if sha256 is None or re.fullmatch("[0-9a-fA-F]{64}", str(sha256)):
+        return sha256 and sha256.lower()
+    msg = f"Expected `sha256` to be 64 hexadecimal digits, found {sha256!r}."
+    raise ValueError(msg)
+
+
+def _download(url: str, file: str, sha256: str | None) -> Path:
     """Return the cached copy of a file, downloaded at first use; an empty `url` only looks into the cache."""
-    path = settings.cachedir / "weights" / entry["file"]
+    path = settings.cachedir / "weights" / file
     if not url and not path.is_file():
         msg = (
-            f"{entry['file']!r} is not bundled with this installation. Set ${MIRROR} to the address of a folder that "
-            f"has it, or put the file at {str(path)!r} by hand."
+            f"{file!r} is not bundled with this installation. Set ${MIRROR} to the address of a folder that has it, or "
+            f"put the file at {str(path)!r} by hand."
         )
         raise ConnectionError(msg)
     if url:
-        known = None if entry["sha256"] is None else f"sha256:{entry['sha256']}"
-        try:
-            download(url, path, "", known_hash=known, progressbar=settings.progress)
-        except ValueError as e:
-            msg = f"The file at {url} is not the one expected ({e}). Check the address and `sha256`."
-            raise ValueError(msg) from e
+        download(url, path, sha256=sha256)
     return path

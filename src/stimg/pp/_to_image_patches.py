@@ -95,7 +95,9 @@ def to_image_patches(
         Micrometres per pixel of the images; by default from the pitch that :func:`stimg.pp.to_lattice` recorded, from
         `microns_per_pixel` among the scale factors (Space Ranger), or from a TIFF file.
     diameter_um
-        Diameter of the spots in micrometres; by default `spot_diameter_fullres` of the scale factors.
+        Diameter of the spots in micrometres; by default that of the platform's array (55 for Visium, 100 for legacy ST,
+        the side of bins) and, on other arrays, `spot_diameter_fullres` of the scale factors. For Visium, Space Ranger
+        writes 65 to 70 micrometres there, which is not used.
     stain_normalise
         Bring the mean and deviation of each slide's optical density in tissue to those of a reference.
     augment
