@@ -20,6 +20,7 @@ CARD = {
     "slides": ["one"],
     "n_spots": 9,
     "target_sum": 1e4,
+    "stain_normalise": False,
 }
 
 
