@@ -252,7 +252,7 @@ STOP = """
 import os, signal, sys
 import stimg
 from stimg import _cli
-from stimg._train._run import History
+from stimg._train._history import History
 
 def interrupt(*_):
     os.kill(os.getpid(), signal.SIGINT)

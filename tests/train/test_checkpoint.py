@@ -265,6 +265,12 @@ def test_no_time_is_refused(train, limit, monkeypatch):
 
 
 @pytest.mark.parametrize("train", TRAININGS)
+def test_too_little_time_returns_no_untrained_model(train):
+    with pytest.raises(ValueError, match="before one step. Allow more time"):
+        train(max_time=timedelta(microseconds=1))
+
+
+@pytest.mark.parametrize("train", TRAININGS)
 def test_an_interrupt_in_the_first_epoch_returns_no_untrained_model(train):
     with pytest.raises(KeyboardInterrupt, match="Interrupted before one epoch ended"):
         train(callbacks=[Interrupt(0)])

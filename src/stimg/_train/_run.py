@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import signal
 import threading
-import time
 import warnings
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
@@ -29,12 +27,12 @@ from stimg._input._device import resolve_device, seeded
 from stimg._settings import settings
 from stimg._train._checkpoint import ENTRY, CheckpointFiles, read_checkpoint
 from stimg._train._fingerprint import Fingerprint, differences, fingerprint
+from stimg._train._history import History
 from stimg.models._content import HISTORY_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from torch import Tensor
     from torch.utils.data import DataLoader
 
     from stimg._data import ImagePatchDataset, PatchDataset
@@ -226,6 +224,9 @@ class Run:
             raise SystemExit(128 + signal.SIGTERM)
         if not history.rows:
             raise ValueError(NO_WEIGHTS)
+        if not history.learned:
+            msg = f"Training ended (`max_time`={self.trainer_options['max_time']}) before one step. Allow more time."
+            raise ValueError(msg)
         network = module.get_submodule("network")
         if history.best_weights:
             network.load_state_dict(history.best_weights)
@@ -243,36 +244,6 @@ class Run:
             "stimg_version": __version__,
             **more,
         }
-
-
-class History(L.Callback):
-    """One row per epoch, and the weights of the epoch with the lowest validation loss."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
-        self.best_loss = math.inf
-        self.best_weights: dict[str, Tensor] = {}
-        self.clock = time.monotonic()
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Record losses; keep the weights if they are the best so far."""
-        losses = {name: float(trainer.callback_metrics.get(name, math.nan)) for name in ("train_loss", "val_loss")}
-        rate, now = trainer.optimizers[0].param_groups[0]["lr"], time.monotonic()
-        self.rows.append({"epoch": trainer.current_epoch, **losses, "lr": rate, "seconds": now - self.clock})
-        self.clock = now
-        if losses["val_loss"] < self.best_loss:
-            self.best_loss = losses["val_loss"]
-            weights = pl_module.get_submodule("network").state_dict()
-            self.best_weights = {k: v.detach().cpu().clone() for k, v in weights.items()}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what is saved in a checkpoint."""
-        return {"rows": self.rows, "best_loss": self.best_loss, "best_weights": self.best_weights}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a checkpoint."""
-        self.rows = list(state_dict["rows"])
-        self.best_loss, self.best_weights = state_dict["best_loss"], state_dict["best_weights"]
 
 
 @contextmanager
