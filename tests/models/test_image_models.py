@@ -109,7 +109,6 @@ def files(trained, tmp_path):
         ({"card": {"encoder": 3}}, "'encoder'"),
         ({"card": {"encoder": "uni"}}, "Pass it as `encoder`"),
         ({"card": {"size": 30_000}}, "30000 as 'size'"),
-        ({"card": {"spatial": 3}}, "'spatial'"),
         ({"config": {"dim": 30}}, "`dim`|do not fit"),
         ({"config": {"dropout": 1.0}}, "`dropout`"),
         ({"kind": "patches"}, "Expected weights"),
@@ -141,6 +140,7 @@ def test_absurd_groups_are_named(files, changes, found):
 @pytest.mark.parametrize(
     ("spatial", "found"),
     [
+        (3, "'spatial'"),
         ({"genes": ["A", "A"]}, "gene twice"),
         ({"genes": ["A"]}, "'genes"),
         ({"genes": None}, "'genes'"),
@@ -152,7 +152,7 @@ def test_absurd_groups_are_named(files, changes, found):
 )
 def test_absurd_fields_of_the_tuned_model_are_named(files, trained, spatial, found):
     path = files[AlignmentModel]
-    hostile(path, card={"spatial": spatial_card(trained) | spatial})
+    hostile(path, card={"spatial": spatial_card(trained) | spatial if isinstance(spatial, dict) else spatial})
     with pytest.raises(ValueError, match=found):
         AlignmentModel.load(path)
     hostile(path, card={"spatial": {}})

@@ -188,7 +188,7 @@ class Run:
         module: L.LightningModule,
         loader: DataLoader[Any],
         val_loader: DataLoader[Any] | None,
-        identity: Fingerprint,
+        identity: Fingerprint | None = None,
     ) -> pd.DataFrame:
         """Train and return the history; the network ends with its best weights, in evaluation mode on the CPU.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
-from stimg.models._content import PATCH_CARD, check_card, check_vocabulary
+from stimg.models._content import PATCH_CARD, TUNED_CARD, check_card, check_vocabulary
 from stimg.models._model import Model
 from stimg.models._trained_model import ImageModel
 from stimg.nn import AlignConfig, AlignNetwork
@@ -58,6 +58,7 @@ class AlignmentModel(ImageModel):
         genes = super()._check_content(content)
         config, card = content["config"], content["card"]
         if isinstance(config, dict) and config.get("gene_encoder") == "tuned":
+            check_card(card, TUNED_CARD, len(genes))
             spatial = check_vocabulary(card["spatial"]["genes"])
             check_card(card["spatial"], PATCH_CARD, len(spatial))
             if len(spatial) != config.get("n_spatial_genes"):

@@ -95,8 +95,16 @@ IMAGE_CARD: Rules = ANY_CARD | {
     "diameter_um": number(1 / LARGEST_UM, LARGEST_UM, required=True),
     "stain_normalise": choice(True, False, required=True),
     "n_spots": whole(1, 2**62, required=True),
-    "spatial": Rule("a card", lambda v: isinstance(v, dict)),
 }
+TUNED_CARD: Rules = {"spatial": Rule("the card of a spatial model", lambda v: isinstance(v, dict), required=True)}
+
+
+def check_content(content: dict[str, Any], rules: Rules) -> np.ndarray:
+    """Refuse metadata with missing or absurd entries; return the genes."""
+    genes = check_vocabulary(content["genes"])
+    check_card(content["card"], rules, len(genes))
+    check_history(content["history"])
+    return genes
 
 
 def check_card(card: Any, rules: Rules, n_genes: int) -> None:

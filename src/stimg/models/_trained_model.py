@@ -11,15 +11,7 @@ import pandas as pd
 import torch
 
 from stimg._input._checks import checked
-from stimg.models._content import (
-    ANY_CARD,
-    HISTORY_COLUMNS,
-    IMAGE_CARD,
-    Rules,
-    check_card,
-    check_history,
-    check_vocabulary,
-)
+from stimg.models._content import ANY_CARD, HISTORY_COLUMNS, IMAGE_CARD, Rules, check_content
 from stimg.models._weights_file import FOREIGN_TENSORS, read_content, read_tensors, readable, write_weights
 from stimg.nn import ForeignEncoder, get_encoder
 from stimg.nn._encoder import BUNDLED_ENCODER
@@ -112,7 +104,7 @@ class TrainedModel(ABC):
             "history": json.loads(self.history.to_json(orient="records")),
         }
         try:
-            self._check_content(json.loads(json.dumps(content)))
+            check_content(json.loads(json.dumps(content)), self.card_rules)
         except (TypeError, ValueError) as error:
             msg = f"Cannot save the model, since it could not be loaded again: {error}."
             raise ValueError(msg) from error
@@ -160,10 +152,7 @@ class TrainedModel(ABC):
     @classmethod
     def _check_content(cls, content: dict[str, Any]) -> np.ndarray:
         """Refuse metadata with missing or absurd entries; return the genes."""
-        genes = check_vocabulary(content["genes"])
-        check_card(content["card"], cls.card_rules, len(genes))
-        check_history(content["history"])
-        return genes
+        return check_content(content, cls.card_rules)
 
 
 @dataclass(repr=False)
