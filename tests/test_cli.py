@@ -1,6 +1,12 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import anndata as ad
+import h5py
 import numpy as np
 import pytest
 
@@ -138,3 +144,163 @@ def test_version(capsys):
         main(["--version"])
     assert stopped.value.code == 0
     assert stimg.__version__ in capsys.readouterr().out
+
+
+def test_results_are_not_overwritten_unasked(tmp_path, slide_file, trained, capsys, monkeypatch):
+    trained.save(tmp_path / "mine.safetensors")
+    arguments = ["demo", "--out", str(tmp_path / "out"), "--slide", str(slide_file)]
+    arguments += ["--model", str(tmp_path / "mine.safetensors"), "--n-domains", "3"]
+    (tmp_path / "out").mkdir()
+    mine = tmp_path / "out" / "domains.png"
+    mine.write_bytes(b"mine")
+    mine.chmod(0o640)
+    with monkeypatch.context() as patch:
+        patch.setattr(_cli, "_read_slide", lambda _: pytest.fail("worked before the folder was checked"))
+        assert main(arguments) == 2
+    assert "Overwrite with --force" in capsys.readouterr().err
+    assert mine.read_bytes() == b"mine"
+    assert [path.name for path in mine.parent.iterdir()] == ["domains.png"]
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ad.AnnData, "write_h5ad", full)
+        assert main([*arguments, "--force"]) == 1  # after everything else is written under other names
+    assert "No space left on device" in capsys.readouterr().err
+    assert mine.read_bytes() == b"mine"
+    assert [path.name for path in mine.parent.iterdir()] == ["domains.png"]
+    assert main([*arguments, "--force"]) == 0
+    assert mine.read_bytes().startswith(b"\x89PNG")
+    assert mine.stat().st_mode & 0o777 == 0o640
+    assert sorted(path.name for path in mine.parent.iterdir()) == sorted(OUTPUTS.values())
+
+
+def test_a_folder_in_the_place_of_a_result_stays(tmp_path, capsys):
+    (tmp_path / "model.safetensors").mkdir()
+    assert main(["demo", "--out", str(tmp_path), "--force"]) == 2
+    assert "is a folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_home_is_found_in_paths(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    args = _cli._parser().parse_args(["demo", "--out=~/out", "--slide=~/slide.h5ad"])
+    assert (args.out, args.slide) == (tmp_path / "out", tmp_path / "slide.h5ad")
+    assert main(["demo", "--out=~/out", "--model=~/none.safetensors"]) == 2
+    assert "none.safetensors" in capsys.readouterr().err
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--slide", "{}/folder.h5ad"], "cannot read"),
+        (["--slide", "{}/list.zarr"], "cannot read"),
+        (["--slide", "{}/other.h5ad"], "cannot read"),
+        (["--slide", "{}/" + "a" * 300 + ".h5ad"], "too long"),
+        (["--slide", "{}/slide.h5ad", "--layer", "none"], "none"),
+        (["--slide", "{}/slide.h5ad", "--table-key", "none", "--model", "{}/folder.h5ad"], "folder.h5ad"),
+        (["--model", "{}/slide.h5ad"], "slide.h5ad"),
+        (["--model", "https://"], "https://"),
+    ],
+)
+def test_bad_files_are_one_clear_line(tmp_path, slide_file, capsys, arguments, expected):
+    (tmp_path / "folder.h5ad").mkdir()
+    (tmp_path / "list.zarr").mkdir()
+    (tmp_path / "list.zarr" / ".zgroup").write_text("[]")
+    with h5py.File(tmp_path / "other.h5ad", "w") as file:
+        file["X"] = np.zeros(3)
+        file["obs"] = "text"
+    assert main(["demo", "--out", str(tmp_path / "out"), *(part.format(tmp_path) for part in arguments)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("stimg demo: error: ")
+    assert expected in error
+    assert error.count("\n") == 1
+    assert not list((tmp_path / "out").glob("*"))
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("broken"), MemoryError(), RecursionError("deep"), OverflowError("large")]
+)
+def test_any_failure_is_one_line_and_exit_code_1(tmp_path, capsys, monkeypatch, error):
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(_cli, "_read_slide", fail)
+    assert main(["demo", "--out", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err.split() == f"stimg demo: error: {error} ({type(error).__name__})".split()
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("arguments", [["--seed", "-1"], ["--max-seconds", "9" * 30], ["--max-epochs", "\u00b2"]])
+def test_numbers_out_of_range_are_refused(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["demo", *arguments])
+    assert stopped.value.code == 2
+    assert "expected a number" in capsys.readouterr().err
+
+
+def test_no_arguments_show_the_help(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([])
+    assert stopped.value.code == 2
+    assert "train on one slide" in capsys.readouterr().err
+
+
+STOP = """
+import os, signal, sys
+import stimg
+from stimg import _cli
+from stimg._train._history import History
+
+def interrupt(*_):
+    os.kill(os.getpid(), signal.SIGINT)
+
+old = History.on_train_epoch_end
+def after_an_epoch(self, *arguments):
+    old(self, *arguments)
+    interrupt()
+
+if sys.argv[1] == "training":
+    History.on_train_epoch_end = after_an_epoch
+else:
+    _cli._prepare = interrupt
+sys.exit(_cli.main(["demo", "--out", sys.argv[2], "--slide", sys.argv[3], "--max-epochs", "9"]))
+"""
+
+
+def stimg_in_a_process(*command):
+    environment = os.environ | {"PYTHONPATH": str(Path(stimg.__file__).parents[1]), "STIMG_PROGRESS": "no"}
+    return subprocess.run(
+        [sys.executable, *map(str, command)], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["training", "elsewhere"])
+def test_ctrl_c_is_one_line_and_leaves_nothing(tmp_path, slide_file, where):
+    found = stimg_in_a_process("-c", STOP, where, tmp_path / "out", slide_file)
+    assert found.returncode == 130
+    assert found.stderr.strip().splitlines()[-1] == "stimg demo: interrupted"
+    assert "Traceback" not in found.stderr
+    assert not list((tmp_path / "out").iterdir())
+
+
+PIPE = """
+import os, subprocess, sys
+reads, writes = os.pipe()
+os.close(reads)
+done = subprocess.run([sys.executable, "-m", "stimg", *sys.argv[1:]], stdout=writes, stderr=subprocess.PIPE, text=True)
+print(done.returncode, repr(done.stderr))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("arguments", "code"), [(["--version"], 0), (["--help"], 0), (["demo"], 1)])
+def test_a_broken_pipe_is_silent(tmp_path, slide_file, arguments, code):
+    if arguments[0] == "demo":
+        arguments = [*arguments, "--out", tmp_path / "out", "--slide", slide_file]
+    found = stimg_in_a_process("-c", PIPE, *arguments)
+    assert found.stdout.strip() == f"{code} ''", found.stderr
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())

@@ -6,16 +6,24 @@ import http.server
 import json
 import os
 import pickle
+import re
 import signal
 import struct
 import subprocess
 import sys
 import threading
+import warnings
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hostile import hostile, unpacked
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import stimg
@@ -116,47 +124,218 @@ def test_every_flipped_bit_is_found(weights):
             Model.load(weights)
 
 
-def hostile(weights: Path, **changes) -> None:
-    """Write the file anew with other metadata, whose checksum an attacker leaves out."""
-    tensors = load_file(weights)
-    with weights.open("rb") as file:
-        size = struct.unpack("<Q", file.read(8))[0]
-        content = json.loads(json.loads(file.read(size))["__metadata__"]["stimg"])
-    for name, value in changes.items():
-        content[name] = {**content[name], **value} if isinstance(value, dict) else value
-    save_file(tensors, weights, metadata={"stimg": json.dumps(content)})
+def test_a_file_written_anew_is_read(weights, trained):
+    """Otherwise the tests below would pass for the wrong reason."""
+    hostile(weights)
+    assert torch.equal(Model.load(weights).network.gene_in, trained.network.gene_in)
+    hostile(weights, card={"name": "other", "note": {"of": ["the", "user"]}})
+    assert Model.load(weights).card["name"] == "other"
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"config": {"dim": 2**40}},
-        {"config": {"dim": 10**30}},
-        {"config": {"encoder_layers": 10**9}},
-        {"config": {"dim": "wide"}},
-        {"config": {"heads": 0}},
-        {"config": {"mlp_ratio": 1e300}},
-        {"config": {"unknown": 1}},
-        {"config": []},
-        {"genes": "ABC"},
-        {"genes": []},
-        {"genes": [1, 2]},
-        {"card": {"size": 0}},
-        {"card": {"size": "16"}},
-        {"card": {"target_sum": -1.0}},
-        {"card": {"labels": ["a"] * 1000}},
-        {"card": {"unit": None}},
-        {"history": 3},
-        {"history": [{"val_loss": "low"}]},
-        {"format": "new"},
-        {"format": 10**6},
-    ],
-    ids=str,
-)
-def test_hostile_metadata_is_refused_without_a_large_allocation(weights, changes):
+HOSTILE = [
+    ({"config": {"dim": 2**40}}, "damaged"),
+    ({"config": {"dim": 10**30}}, "damaged"),
+    ({"config": {"dim": -32}}, "`dim`"),
+    ({"config": {"dim": 64}}, "do not fit its configuration"),
+    ({"config": {"encoder_layers": 10**9}}, "more layers"),
+    ({"config": {"encoder_layers": 0}}, "`encoder_layers`"),
+    ({"config": {"dim": "wide"}}, "`dim`"),
+    ({"config": {"dim": None}}, "`dim`"),
+    ({"config": {"dim": 32.0}}, "`dim`"),
+    ({"config": {"heads": 0}}, "`heads`"),
+    ({"config": {"heads": 3}}, "`dim` to be a multiple of 4 x `heads`"),
+    ({"config": {"mlp_ratio": 1e300}}, "damaged"),
+    ({"config": {"mlp_ratio": 1e999}}, "`mlp_ratio`"),
+    ({"config": {"learning_rate": 10**400}}, "`learning_rate`"),
+    ({"config": {"warmup": float("nan")}}, "`warmup`"),
+    ({"config": {"token": ["bound"]}}, "`token`"),
+    ({"config": {"unknown": 1}}, "Unknown configuration"),
+    ({"config": []}, "damaged"),
+    ({"config": None}, "damaged"),
+    ({"genes": "ABC"}, "'genes'"),
+    ({"genes": []}, "'genes'"),
+    ({"genes": [1, 2]}, "'genes'"),
+    ({"genes": None}, "'genes'"),
+    ({"genes": {"a": 1}}, "'genes'"),
+    ({"genes": ["A" * 20_000_000, *(f"G{i}" for i in range(39))]}, "'genes'|header"),
+    ({"genes": ["A" * 5_000_000, *(f"G{i}" for i in range(39))]}, "'genes': at most 256 characters, found 40 with up"),
+    ({"genes": ["", *(f"G{i}" for i in range(39))]}, "'genes'"),
+    ({"genes": ["G1", *(f"G{i}" for i in range(39))]}, "gene twice"),
+    ({"genes": ["G\ud800", *(f"G{i}" for i in range(39))]}, "'genes'"),
+    ({"genes": ["G\0", *(f"G{i}" for i in range(39))]}, "'genes'"),
+    ({"genes": [f"G{i}" for i in range(41)]}, "do not fit its configuration"),
+    ({"genes": [f"G{i}" for i in range(39)]}, "do not fit its configuration"),
+    ({"card": {"size": 0}}, "0 as 'size'"),
+    ({"card": {"size": -8}}, "-8 as 'size'"),
+    ({"card": {"size": 30_000}}, "30000 as 'size'"),
+    ({"card": {"size": 10**400}}, "'size'"),
+    ({"card": {"size": 8.0}}, "'size'"),
+    ({"card": {"size": True}}, "'size'"),
+    ({"card": {"size": "16"}}, "'size'"),
+    ({"card": {"size": 2, "unit": "spot"}}, "2 as 'size'"),
+    ({"card": {"target_sum": -1.0}}, "'target_sum'"),
+    ({"card": {"target_sum": 0}}, "'target_sum'"),
+    ({"card": {"target_sum": 1e300}}, "'target_sum'"),
+    ({"card": {"target_sum": float("nan")}}, "'target_sum'"),
+    ({"card": {"target_sum": float("inf")}}, "'target_sum'"),
+    ({"card": {"labels": ["a"] * 1000}}, "'labels'"),
+    ({"card": {"labels": [f"a{i}" for i in range(1000)]}}, "do not fit its configuration"),
+    ({"card": {"labels": [1]}}, "'labels'"),
+    ({"card": {"labels": 3}}, "its card .*'labels'"),
+    ({"card": {"unit": None}}, "'unit'"),
+    ({"card": {"unit": ["patch"]}}, "'unit'"),
+    ({"card": {"unit": "cell"}}, "'unit'"),
+    ({"card": {"genes_per_slide": 0}}, "'genes_per_slide'"),
+    ({"card": {"genes_per_slide": -5}}, "'genes_per_slide'"),
+    ({"card": {"genes_per_slide": 10**9}}, "'genes_per_slide'"),
+    ({"card": {"genes_per_slide": 2.5}}, "'genes_per_slide'"),
+    ({"card": {"n_sites": "many"}}, "'n_sites'"),
+    ({"card": {"n_channels": 0}}, "'n_channels'"),
+    ({"card": {"kinds": ["round"]}}, "'kinds'"),
+    ({"card": {"slides": "one"}}, "'slides'"),
+    ({"card": {"slides": [None]}}, "'slides'"),
+    ({"card": {"name": 3}}, "'name'"),
+    ({"card": {"name": "n" * 1_000_000}}, "'name'"),
+    ({"card": {"name": "\ud800"}}, "'name'"),
+    ({"card": {"init": "of another"}}, "'init'"),
+    ({"card": {"seed": -1}}, "'seed'"),
+    ({"card": {"licence": ["all"]}}, "'licence'"),
+    ({"card": []}, "its card"),
+    ({"card": None}, "its card"),
+    ({"history": 3}, "history"),
+    ({"history": [3]}, "history"),
+    ({"history": [{"val_loss": "low"}]}, "'val_loss'"),
+    ({"history": [{"train_loss": [1]}]}, "'train_loss'"),
+    ({"history": [{"epoch": 10**400}]}, "'epoch'"),
+    ({"format": "new"}, "'format'"),
+    ({"format": 0}, "'format'"),
+    ({"format": True}, "'format'"),
+    ({"format": float("inf")}, "'format'"),
+    ({"format": 10**6}, "Update stimg"),
+    ({"kind": ["patches"]}, "Expected weights"),
+    ({"kind": "other"}, "Expected weights"),
+    ({"tensors": {"gene_bias": lambda t: t * torch.nan}}, "NaN or infinite weights in ..gene_bias"),
+    ({"tensors": {"gene_in": lambda t: t / 0}}, "NaN or infinite weights in ..gene_in"),
+    ({"tensors": {"gene_in": lambda t: t[:-1].clone()}}, "wrong shape ..gene_in"),
+    ({"tensors": {"gene_in": lambda t: t[None].clone()}}, "wrong shape ..gene_in"),
+    ({"tensors": {"gene_in": lambda t: t.double()}}, "types .*gene_in.*F64"),
+    ({"tensors": {"gene_in": lambda t: t.int()}}, "types .*gene_in.*I32"),
+    ({"tensors": {"gene_in": lambda t: t.bool()}}, "types .*gene_in.*BOOL"),
+    ({"tensors": {"gene_in": lambda _: None}}, "missing ..gene_in"),
+    ({"tensors": {"more": lambda _: torch.zeros(3)}}, "unexpected ..more"),
+]
+
+
+@pytest.mark.parametrize(("changes", "found"), HOSTILE, ids=lambda value: str(value)[:60])
+def test_absurd_metadata_and_tensors_are_refused_by_name(weights, changes, found):
     hostile(weights, **changes)
-    with pytest.raises(ValueError, match="damaged|Update stimg|Expected|Unknown configuration"):
+    with pytest.raises(ValueError, match=found) as error:
         Model.load(weights)
+    assert weights.name in str(error.value)
+    assert len(str(error.value)) < 2000
+
+
+def test_metadata_that_are_deep_or_long_are_refused(weights):
+    tensors, _ = unpacked(weights)
+    for text, found in (("[" * 100_000, "cannot be read"), ("1" * 5000, "cannot be read"), (" " * 2**24, "header has")):
+        save_file(tensors, weights, metadata={"stimg": text})
+        with pytest.raises(ValueError, match=found):
+            Model.load(weights)
+
+
+BOUNDED = """
+import resource, sys
+import stimg
+stimg.models.load("stimg-tiny")
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**29,) * 2)
+for path in sys.argv[1:]:
+    try:
+        stimg.models.Model.load(path)
+        print("loaded")
+    except ValueError as error:
+        print(str(error)[:200])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
+def test_absurd_sizes_take_no_memory(weights, tmp_path):
+    huge = [
+        {"config": {"dim": 2**20, "heads": 2}},
+        {"config": {"n_programs": 2**40, "dim": 2**40}},
+        {"config": {"mlp_ratio": 1e9}},
+        {"genes": ["A" * 12_000_000, *(f"G{i}" for i in range(39))]},
+        {"card": {"labels": [f"l{i}" for i in range(200_000)]}},
+    ]
+    paths = []
+    for i, changes in enumerate(huge):
+        paths.append(tmp_path / f"{i}.safetensors")
+        paths[-1].write_bytes(weights.read_bytes())
+        hostile(paths[-1], **changes)
+    found = run(BOUNDED, *paths)
+    assert found.returncode == 0, found.stderr[-2000:]
+    assert found.stdout.count("is damaged") == len(huge), found.stdout
+
+
+ODD = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(10**6), 10**6),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
+    st.lists(st.one_of(st.integers(), st.text(max_size=3)), max_size=3),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)
+
+
+@given(data=st.data())
+@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_odd_fields_are_refused_by_name_or_harmless(trained, tmp_path, data):
+    """Either the file is refused with an error that names the field, or its model gives a finite embedding."""
+    path = tmp_path / "odd.safetensors"
+    path.unlink(missing_ok=True)
+    trained.save(path)
+    part = data.draw(st.sampled_from(["card", "config"]))
+    known = sorted((trained.card if part == "card" else trained.config.to_dict()).keys())
+    name = data.draw(st.sampled_from(known))
+    value = data.draw(ODD)
+    hostile(path, **{part: {name: value}})
+    try:
+        model = Model.load(path)
+    except ValueError as error:
+        wrong = rf"['`]{name}['`]|{name}=|do not fit its configuration|more layers|program_loss"
+        assert re.search(wrong, str(error)), error
+        return
+    slide = stimg.datasets.synthetic("visium", n_obs=60, n_genes=60)
+    stimg.pp.to_lattice(slide)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of genes, if `genes_per_slide` is another number
+        stimg.tl.embed(slide, model, symmetric=False)
+    assert np.isfinite(slide.obsm["X_stimg"]).all()
+    assert "M parameters" in repr(model)
+    model.save(path, overwrite=True)
+
+
+def test_what_could_not_be_read_again_is_not_written(trained, tmp_path):
+    path = tmp_path / "model.safetensors"
+    for card, found in (
+        ({"size": 30_000}, "30000 as 'size'"),
+        ({"note": {1, 2}}, "set is not JSON serializable"),
+        ({"name": None}, "'name'"),
+    ):
+        with pytest.raises(ValueError, match=f"Cannot save the model.*{found}"):
+            replace(trained, card=trained.card | card).save(path)
+    network = deepcopy(trained.network)
+    network.gene_bias.data[3] = 1e6
+    replace(trained, network=network).save(path)
+    with pytest.raises(ValueError, match="gene_bias.*too large for float16"):
+        replace(trained, network=network).save(path, overwrite=True, half=True)
+    network.gene_bias.data[3] = torch.nan
+    with pytest.raises(ValueError, match="NaN or infinite weights in ..gene_bias"):
+        replace(trained, network=network).save(path, overwrite=True)
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
 
 
 def header_of(length: int, header: dict) -> bytes:

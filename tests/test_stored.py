@@ -137,7 +137,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "data").symlink_to("/dev/full")
-    monkeypatch.setattr(_rows.tempfile, "mkdtemp", lambda dir: str(folder))
+    monkeypatch.setattr("stimg._files.tempfile.mkdtemp", lambda **_: str(folder))
     with pytest.raises(OSError, match="cachedir"):
         _rows.collect_rows([sparse.csr_array(np.eye(3))], 3, mapped=True)
     assert not folder.exists()

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
-import tempfile
 import warnings
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stimg import __version__, _keys
+from stimg._files import written_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,45 +32,79 @@ OUTPUTS = {
 }
 LABELS = "domain"
 AUTO = "auto"
+MOST_DIGITS = 9
 
 
 class UserError(Exception):
-    """A mistake that the user of the command line can correct; shown without a traceback."""
+    """A mistake that the user of the command line can correct."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line on `argv`, without the program's name; by default on the arguments of this process.
 
-    Returns the exit code: 0 for success, 2 for a mistake in the arguments or the slide, 130 after an interruption.
+    Returns the exit code: 0 for success, 2 for a mistake in the arguments or in a file given, 1 for any other failure,
+    130 after an interruption. No error shows a traceback, unless `$STIMG_VERBOSITY` is "debug".
     """
-    args = _parser().parse_args(argv)
+    try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads on, as after `| head`
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere, stream.fileno())  # Python writes what is left when it ends
+        return 1
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    """Parse the arguments, and show whatever goes wrong as one line."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.command is None:
+        parser.print_help(sys.stderr)
+        parser.exit(2)
     try:
         with warnings.catch_warnings():
             for category in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
                 warnings.simplefilter("ignore", category)  # these warnings are meant for developers
+            warnings.showwarning = lambda message, *_: _complain(args, f"warning: {message}")
             _demo(args)
-    except UserError as e:
-        logger.debug("Where the error comes from", exc_info=True)
-        print(f"stimg {args.command}: error: {e}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
-        print(f"stimg {args.command}: interrupted", file=sys.stderr)
+        _complain(args, "interrupted")
         return 130
+    except BrokenPipeError:
+        raise
+    except Exception as e:
+        logger.debug("Where the error comes from", exc_info=True)
+        mistake = isinstance(e, UserError)
+        _complain(args, f"error: {_message(e) if mistake else f'{_message(e)} ({type(e).__name__})'}")
+        return 2 if mistake else 1
     return 0
+
+
+def _complain(args: argparse.Namespace, text: str) -> None:
+    print(f"stimg {args.command}: {' '.join(text.split())}", file=sys.stderr)
+
+
+def _message(error: Exception) -> str:
+    """Return the words of an error; `str` of a `KeyError` puts them in quotes."""
+    return str(error.args[0] if isinstance(error, KeyError) and error.args else error)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="stimg", description="Spatial transcriptomics slides as images.")
     parser.add_argument("--version", action="version", version=f"stimg {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     demo = commands.add_parser(
         "demo",
         help="train on one slide, embed it, find its domains and plot them",
         description="Train a tiny model on one slide for a minute (or use given weights), embed the slide, find its "
         "domains, denoise its expression, and write the results and figures. Without --slide, it makes a slide.",
     )
-    demo.add_argument("--out", type=Path, default=Path("stimg-demo"), metavar="DIR", help="folder for the results")
-    demo.add_argument("--slide", type=Path, metavar="FILE", help="an AnnData .h5ad or .zarr, or a SpatialData .zarr")
+    demo.add_argument("--out", type=_path, default=Path("stimg-demo"), metavar="DIR", help="folder for the results")
+    demo.add_argument("--force", action="store_true", help="overwrite results that are in that folder")
+    demo.add_argument("--slide", type=_path, metavar="FILE", help="an AnnData .h5ad or .zarr, or a SpatialData .zarr")
     demo.add_argument("--table-key", metavar="NAME", help="table of a SpatialData that has more than one")
     demo.add_argument("--layer", metavar="NAME", help="layer with the expression; by default X")
     demo.add_argument("--scale", choices=("counts", "log"), default="counts", help="raw counts (default), or log scale")
@@ -79,54 +114,63 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--model", metavar="NAME", help=weights)
     demo.add_argument("--max-epochs", type=_number, default=20, metavar="N", help="epochs of training (default 20)")
     demo.add_argument("--max-seconds", type=_number, default=60, metavar="S", help="limit of training (default 60)")
-    demo.add_argument("--seed", type=int, default=0, metavar="N", help="seed of everything random (default 0)")
+    demo.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of everything random (default 0)")
     return parser
 
 
-def _number(text: str) -> int:
-    if not text.strip().isdecimal() or int(text) < 1:
-        msg = f"expected a number of at least 1, got {text!r}"
+def _number(text: str, low: int = 1) -> int:
+    if not text.strip().isdecimal() or len(text.strip()) > MOST_DIGITS or int(text) < low:
+        msg = f"expected a number of at least {low} with at most {MOST_DIGITS} digits, got {text[:50]!r}"
         raise argparse.ArgumentTypeError(msg)
     return int(text)
+
+
+def _seed(text: str) -> int:
+    return _number(text, 0)
 
 
 def _number_or_auto(text: str) -> int | str:
     return text if text == AUTO else _number(text)
 
 
+def _path(text: str) -> Path:
+    return Path(os.path.expanduser(text))  # `--out=~/folder` reaches us as it is
+
+
 @contextmanager
-def _errors_of_the_user(prefix: str = "") -> Iterator[None]:
-    """Show what stimg raises for a slide or for weights that it cannot use without a traceback."""
+def _errors_of_the_user(
+    prefix: str = "", kinds: tuple[type[Exception], ...] = (KeyError, OSError, TypeError, ValueError)
+) -> Iterator[None]:
+    """Show what stimg raises for a slide or for weights that it cannot use as a mistake of the user."""
     try:
         yield
-    except (KeyError, OSError, TypeError, ValueError) as e:
-        # `str` of a KeyError puts its message in quotes
-        raise UserError(f"{prefix}{e.args[0] if isinstance(e, KeyError) and e.args else e}") from e
+    except BrokenPipeError:
+        raise
+    except kinds as e:
+        raise UserError(f"{prefix}{_message(e)}") from e
 
 
 def _demo(args: argparse.Namespace) -> None:
-    _check_slide(args.slide)
-    out = _check_out(args.out, args.slide)
-    import matplotlib
+    with ExitStack() as stack:
+        with _errors_of_the_user():
+            _check_slide(args.slide)
+            paths = _claim_outputs(args, stack)
+            import matplotlib
 
-    from stimg import models
+            from stimg import models
 
-    with _errors_of_the_user():
-        model = None if args.model is None else models.load(args.model)
-    matplotlib.use("Agg")  # figures go to files, even if there is a display
-    slide, origin = _read_slide(args)
-    _say("slide", f"{origin}: {slide.n_obs:,} observations x {slide.n_vars:,} genes")
-    with _errors_of_the_user():
-        _prepare(slide, args)
-        if model is None:
-            model = _train(slide, args)
-        path = out / OUTPUTS["model"]
-        if not (path.exists() and args.model is not None and Path(args.model).exists() and path.samefile(args.model)):
-            model.save(path, overwrite=True)
-        _analyse(slide, model, args)
-        _plot(slide, out)
-        slide.write_h5ad(out / OUTPUTS["slide"])
-    _say_next(out)
+            model = None if args.model is None else models.load(args.model)
+            matplotlib.use("Agg")  # figures go to files, even if there is a display
+            slide, origin = _read_slide(args)
+            _say("slide", f"{origin}: {slide.n_obs:,} observations x {slide.n_vars:,} genes")
+            _prepare(slide, args)
+            if model is None:
+                model = _train(slide, args)
+            _analyse(slide, model, args)
+        model.save(paths["model"])
+        _plot(slide, paths)
+        slide.write_h5ad(paths["slide"])
+    _say_next(args.out)
 
 
 def _check_slide(path: Path | None) -> None:
@@ -138,20 +182,28 @@ def _check_slide(path: Path | None) -> None:
         raise UserError(msg)
 
 
-def _check_out(out: Path, slide: Path | None) -> Path:
-    """Make the folder and check that it can be written to, before anything that takes time."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as e:
-        msg = f"cannot write into the folder {str(out)!r} ({e.strerror or e}). Give another one with --out DIR."
-        raise UserError(msg) from e
-    target = out / OUTPUTS["slide"]
-    if slide is not None and slide.exists() and target.exists() and slide.samefile(target):
-        msg = f"the result would overwrite the slide {str(slide)!r}. Give another folder with --out DIR."
+def _claim_outputs(args: argparse.Namespace, stack: ExitStack) -> dict[str, Path]:
+    """Make the folder, and return where to write each result until the stack puts them all in their places.
+
+    Before anything that takes time, this finds out whether the results can be written, and would overwrite anything.
+    """
+    paths = {key: args.out / name for key, name in OUTPUTS.items()}
+    there = [path for path in paths.values() if os.path.lexists(path)]
+    if args.slide is not None and any(path.exists() and path.samefile(args.slide) for path in there):
+        msg = f"the result would overwrite the slide {str(args.slide)!r}. Give another folder with --out DIR."
         raise UserError(msg)
-    return out
+    if folders := [path for path in there if path.is_dir()]:
+        msg = f"{str(folders[0])!r} is a folder. Give another folder for the results with --out DIR."
+        raise UserError(msg)
+    if there and not args.force:
+        msg = f"{str(there[0])!r} exists. Overwrite with --force, or give another folder with --out DIR."
+        raise UserError(msg)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        return {key: stack.enter_context(written_whole(path, overwrite=args.force)) for key, path in paths.items()}
+    except OSError as e:
+        msg = f"cannot write into the folder {str(args.out)!r} ({e.strerror or e}). Give another one with --out DIR."
+        raise UserError(msg) from e
 
 
 def _read_slide(args: argparse.Namespace) -> tuple[AnnData, str]:
@@ -163,7 +215,7 @@ def _read_slide(args: argparse.Namespace) -> tuple[AnnData, str]:
         from stimg import datasets
 
         return datasets.synthetic("visium", n_obs=1500, seed=args.seed), "synthetic layered tissue"
-    with _errors_of_the_user(f"cannot read {str(path)!r} as a slide: "):
+    with _errors_of_the_user(f"cannot read {str(path)!r} as a slide: ", (Exception,)):  # readers raise all kinds
         slide = anndata.read_h5ad(path) if path.suffix == ".h5ad" else _read_zarr(path, args.table_key)
     return slide, path.name
 
@@ -203,12 +255,18 @@ def _prepare(slide: AnnData, args: argparse.Namespace) -> None:
 
 
 def _train(slide: AnnData, args: argparse.Namespace) -> Model:
+    from lightning.pytorch.callbacks import LambdaCallback
+
     from stimg import pp, tl
 
     patches = pp.to_patches(slide, size=16, n_channels=512, rng=args.seed)
     _say("patches", f"{len(patches):,} windows of 16 x 16 sites")
     limits = {"max_epochs": args.max_epochs, "max_time": timedelta(seconds=args.max_seconds)}
-    model = tl.pretrain(patches, config="tiny", rng=args.seed, **limits)
+    interrupts: list[BaseException] = []
+    watch = LambdaCallback(on_exception=lambda _trainer, _module, error: interrupts.append(error))
+    model = tl.pretrain(patches, config="tiny", rng=args.seed, callbacks=[watch], **limits)
+    if interrupts:  # `pretrain` returns the model so far, but here nobody waits for its results
+        raise KeyboardInterrupt
     losses, seconds = model.history["train_loss"].to_numpy(), model.history["seconds"].sum()
     _say("training", f"{len(losses)} epochs in {seconds:.0f} s, loss {losses[0]:.3f} -> {losses[-1]:.3f}")
     return model
@@ -233,7 +291,7 @@ def _analyse(slide: AnnData, model: Model, args: argparse.Namespace) -> None:
     _say("denoised", f"expression, in .layers[{_keys.RECONSTRUCTION!r}]")
 
 
-def _plot(slide: AnnData, out: Path) -> None:
+def _plot(slide: AnnData, paths: dict[str, Path]) -> None:
     import matplotlib.pyplot as plt
     import numpy as np
 
@@ -241,7 +299,7 @@ def _plot(slide: AnnData, out: Path) -> None:
 
     for name, drawn in (("domains", pl.domains(slide)), ("reconstruction", pl.reconstruction(slide))):
         figure = np.ravel(np.asarray(drawn, dtype=object))[0].figure
-        figure.savefig(out / OUTPUTS[name], dpi=150, bbox_inches="tight")
+        figure.savefig(paths[name], dpi=150, bbox_inches="tight")
         plt.close(figure)
 
 

@@ -101,8 +101,8 @@ class Settings:
     @cachedir.setter
     def cachedir(self, value: str | os.PathLike[str]) -> None:
         try:
-            path = Path(value).expanduser().absolute()
-        except TypeError as e:
+            path = Path(value or None).expanduser().absolute()  # type: ignore[arg-type]
+        except (TypeError, RuntimeError) as e:  # not a path, or the home folder of an unknown user
             msg = f"`cachedir` (or $STIMG_CACHE_DIR) must be the path of a folder, got {value!r}."
             raise ValueError(msg) from e
         if path.exists() and not path.is_dir():

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stimg._apply._dense import CORE, dense_blocks, map_pixel_um
+from stimg._files import written_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from spatialdata import SpatialData
 
@@ -90,12 +89,6 @@ def _new_array(path: Path | None, shape: tuple[int, ...]) -> Iterator[Any]:
     import zarr
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    try:
+    with written_whole(path, overwrite=False) as unfinished:
         options: dict[str, Any] = {"chunks": (1, CORE, CORE), "dtype": "float32", "fill_value": np.nan}
         yield zarr.create_array(store=str(unfinished), shape=shape, **options)
-        unfinished.chmod(0o755)  # a temporary folder is for its owner alone
-        unfinished.rename(path)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise

@@ -30,15 +30,17 @@ LARGEST_FLOAT = float(np.finfo(np.float32).max)
 KEYS = ("key", "key_added", "layer", "library", "library_id", "image_key_added", "gene_key_added", "name", "title")
 IDENTIFIERS = ("study", "revision", "sha256")
 PATHS = ("path", "root", "source", "map_path", "checkpoint_dir", "resume")
+MAYBE_PATHS = ("model", "spatial_model", "init", "image", "images", *PATHS)
 COUNTS = ("stride", "batch_size", "max_steps", "early_stopping")
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
     """Check the arguments of a public function whose meaning follows from their name, before the function runs.
 
-    Keys must be strings, seeds integers or generators, paths strings or paths, some counts positive integers, and
-    switches (annotated as `bool`) `True` or `False`. A key must not be the name of another step, whose record would be
-    overwritten. The default is always accepted. Otherwise a `TypeError` or `ValueError` names the argument.
+    Keys must be strings, seeds integers or generators, paths strings or paths (where `~` becomes the user's home
+    folder), some counts positive integers, and switches (annotated as `bool`) `True` or `False`. A key must not be the
+    name of another step, whose record would be overwritten. The default is always accepted. Otherwise a `TypeError` or
+    `ValueError` names the argument.
     """
     signature = inspect.signature(function)
     taken = set(_keys.STEPS) - {function.__name__}
@@ -46,19 +48,30 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            given = signature.bind(*args, **kwargs).arguments
+            bound = signature.bind(*args, **kwargs)
         except TypeError:  # Python's own message says which argument is missing or unexpected
             return function(*args, **kwargs)
-        for name, value in given.items():
+        for name, value in list(bound.arguments.items()):
             parameter = signature.parameters[name]
             if value is not parameter.default:
                 _check_argument(name, value, parameter.annotation in ("bool", "bool | None"))
                 if name.endswith("key_added") and value in taken and value != parameter.default:
                     msg = f"Expected another `{name}` than {value!r}, under which the record of a step is kept."
                     raise ValueError(msg)
-        return function(*args, **kwargs)
+            if name in MAYBE_PATHS:
+                bound.arguments[name] = _at_home(value)
+        return function(*bound.args, **bound.kwargs)
 
     return call
+
+
+def _at_home(value: Any) -> Any:
+    """Replace `~` at the start of a path, or of each in a list, by the user's home folder; leave all else as it is."""
+    if type(value) in (list, tuple):
+        return type(value)(map(_at_home, value))
+    if isinstance(value, os.PathLike):
+        return Path(os.path.expanduser(value))
+    return os.path.expanduser(value) if isinstance(value, str) else value
 
 
 def _check_argument(name: str, value: object, switch: bool) -> None:

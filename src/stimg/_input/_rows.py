@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import weakref
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
 
+from stimg._files import claim_folder
 from stimg._input._checks import check_block, check_choice, check_expression, check_log
 from stimg._settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from io import FileIO
+    from pathlib import Path
 
 NONZEROS_A_BLOCK = 2**23
 NONZEROS_AT_ONCE = 2**18
@@ -60,14 +59,15 @@ def collect_rows(blocks: Iterable[sparse.csr_array], n_columns: int, *, mapped: 
     """Join blocks of rows to one float32 matrix, in memory or memory-mapped.
 
     A mapped matrix lies in files in the cache (an `OSError` if the disk is full). The system loads their pages when
-    they are read and drops them when memory runs short. The files are removed after their last use.
+    they are read and drops them when memory runs short. The files are removed after their last use; if this process is
+    killed, by the next one that maps expression.
     """
     if not mapped:
         parts = list(blocks)
         return parts[0] if len(parts) == 1 else sparse.csr_array(sparse.vstack(parts, format="csr"))
     cache = settings.cachedir / "expression"
     cache.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=cache))
+    folder, remove = claim_folder(cache, "rows.")
     ends = [np.zeros(1, dtype=np.int64)]
     try:
         # Unbuffered, so that a full disk is noticed while writing and not while closing.
@@ -77,11 +77,11 @@ def collect_rows(blocks: Iterable[sparse.csr_array], n_columns: int, *, mapped: 
                 _write(indices, block.indices, np.int32)
                 ends.append(ends[-1][-1] + block.indptr[1:].astype(np.int64))
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove()
         raise
     indptr = np.concatenate(ends)
     values, columns = _mapped(folder / "data", np.float32), _mapped(folder / "indices", np.int32)
-    weakref.finalize(values, shutil.rmtree, folder, ignore_errors=True)
+    weakref.finalize(values, remove)
     index = np.int32 if indptr[-1] <= np.iinfo(np.int32).max else np.int64  # scipy wants one dtype for both
     return _view(values, columns.astype(index, copy=False), indptr.astype(index), n_columns)
 

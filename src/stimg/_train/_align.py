@@ -75,6 +75,7 @@ def train_alignment(
     patches: ImagePatchDataset, config: AlignConfig, held: np.ndarray, run: Run, encoder: Any, tuned: bool, size: int
 ) -> tuple[AlignNetwork, pd.DataFrame]:
     """Train both encoders on the spots that are not held out; return the network and its history."""
+    identity = run.identify(patches, config, encoder=encoder, tune_encoder=tuned, crop_size=size)
     base = patches.spatial_model if config.gene_encoder == "tuned" else None
     with run.seeded():
         seen = None if encoder is None else get_encoder(encoder, tuned=tuned)
@@ -90,7 +91,7 @@ def train_alignment(
         if held.sum() > 1:
             plain = SpotCropDataset(patches, size, np.flatnonzero(held), augment=False, **options)
             val_loader = DataLoader(plain, config.batch_size, num_workers=run.num_workers)
-        return network, run.fit(AlignModule(network, config, run, patches), loader, val_loader)
+        return network, run.fit(AlignModule(network, config, run, patches), loader, val_loader, identity)
 
 
 def config_for(patches: ImagePatchDataset, config: AlignConfig) -> AlignConfig:

@@ -140,6 +140,7 @@ def train_dense(
     patches: ImagePatchDataset, config: DenseConfig, held_out: list[np.ndarray], run: Run, encoder: Any, tuned: bool
 ) -> tuple[DenseNetwork, pd.DataFrame]:
     """Train a network on the spots that are not held out; return it and its history."""
+    identity = run.identify(patches, config, encoder=encoder, tune_encoder=tuned)
     options: dict[str, Any] = {"num_workers": run.num_workers, "collate_fn": patches.collate}
     with run.seeded():
         mean, sd, programs = standard_targets(patches, config.n_programs)
@@ -152,7 +153,7 @@ def train_dense(
         network.start_from_stain(*stain_regression(module, plain))
         loader = DataLoader(patches, config.batch_size, sampler=EpochSampler(len(patches), run.seed), **options)
         validated = any(spots.any() for spots in held_out)
-        return network, run.fit(module, loader, plain if validated else None)
+        return network, run.fit(module, loader, plain if validated else None, identity)
 
 
 def stain_regression(module: ExpressionModule, loader: Iterable[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:

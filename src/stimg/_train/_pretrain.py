@@ -50,6 +50,7 @@ def train_autoencoder(
     train: PatchDataset, validation: PatchDataset | None, config: Config, run: Run, batch_size: int, start: Model | None
 ) -> tuple[GeneMAE, pd.DataFrame]:
     """Train a network, from scratch or from `start`; return it and its history."""
+    identity = run.identify(train, config, init=start, batch_size=batch_size)
     with run.seeded():
         network = GeneMAE(config, len(train.genes), len(train.labels) if config.label_loss else 0)
         if config.n_programs:
@@ -64,7 +65,7 @@ def train_autoencoder(
         sampler = EpochSampler(len(train), run.seed, repeats, train.draw_weights())
         loader = DataLoader(train, batch_size, sampler=sampler, num_workers=run.num_workers)
         val_loader = None if validation is None else DataLoader(validation, batch_size, num_workers=run.num_workers)
-        return network, run.fit(PretrainModule(network, config, run, anchor), loader, val_loader)
+        return network, run.fit(PretrainModule(network, config, run, anchor), loader, val_loader, identity)
 
 
 def continued_config(config: str | Config | None, start: Model) -> Config:

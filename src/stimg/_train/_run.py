@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
+import os
 import signal
 import threading
-import time
 import warnings
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
@@ -26,12 +25,14 @@ from stimg import __version__
 from stimg._input._checks import check_positive_int
 from stimg._input._device import resolve_device, seeded
 from stimg._settings import settings
-from stimg.models._trained_model import HISTORY_COLUMNS
+from stimg._train._checkpoint import ENTRY, CheckpointFiles, read_checkpoint
+from stimg._train._fingerprint import Fingerprint, differences, fingerprint
+from stimg._train._history import History
+from stimg.models._content import HISTORY_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from torch import Tensor
     from torch.utils.data import DataLoader
 
     from stimg._data import ImagePatchDataset, PatchDataset
@@ -81,6 +82,8 @@ class Run:
         if self.resume is not None and not Path(self.resume).is_file():
             msg = f"No checkpoint at `resume`={str(self.resume)!r}. Pass the path of a `last.ckpt` in `checkpoint_dir`."
             raise FileNotFoundError(msg)
+        if self.checkpoint_dir is not None:
+            self._check_folder(Path(self.checkpoint_dir))
         if self.max_seconds is not None and self.max_seconds <= 0:
             msg = (
                 "Expected `max_time` to be a positive time ('DD:HH:MM:SS', a `timedelta` or a dict of its arguments), "
@@ -88,9 +91,33 @@ class Run:
             )
             raise ValueError(msg)
 
+    def _check_folder(self, folder: Path) -> None:
+        """Refuse a folder that cannot be used, or that holds the checkpoint of a run other than the one resumed."""
+        if folder.exists() and not folder.is_dir():
+            msg = f"Expected `checkpoint_dir` to be a folder, found the file {str(folder)!r}."
+            raise NotADirectoryError(msg)
+        if folder.exists() and not os.access(folder, os.W_OK):
+            msg = f"The folder `checkpoint_dir`={str(folder)!r} cannot be written to. Choose another one."
+            raise PermissionError(msg)
+        if self.resume is not None and Path(self.resume).resolve().parent == folder.resolve():
+            return
+        if found := sorted(folder.glob("*.ckpt")):
+            msg = (
+                f"`checkpoint_dir`={str(folder)!r} holds the checkpoint of an earlier run. Pass "
+                f"`resume={str(found[-1])!r}` to continue that run, or choose another folder."
+            )
+            raise FileExistsError(msg)
+
+    @cached_property
+    def resumed(self) -> Fingerprint:
+        """Return the fingerprint of the run that is resumed, empty if there is none."""
+        return {} if self.resume is None else read_checkpoint(self.resume)[ENTRY]
+
     @cached_property
     def seed(self) -> int:
         """Return the seed of everything random in this run."""
+        if self.rng is None and self.resume is not None:
+            return int(self.resumed.get("seed (`rng`)", 0))
         return int(np.random.default_rng(self.rng).integers(2**31))
 
     @cached_property
@@ -137,18 +164,50 @@ class Run:
         """Draw torch's random numbers from the run's seed, and leave the user's random state as it was."""
         return seeded(self.seed, self.place)
 
+    def identify(self, patches: PatchDataset | ImagePatchDataset, config: Any, **more: Any) -> Fingerprint:
+        """Return the fingerprint of this run, empty if it has nothing to do with checkpoints.
+
+        A checkpoint of another run is refused before anything is computed. Limits of training, the device and the
+        number of processes may change.
+        """
+        if self.checkpoint_dir is None and self.resume is None:
+            return {}
+        found = {"seed (`rng`)": self.seed, "val_fraction": float(self.val_fraction)}
+        found |= fingerprint(patches, config, **more)
+        if self.resume is not None and (differ := differences(self.resumed, found)):
+            named = ", ".join(differ[:5]) + (f", and {len(differ) - 5} more" if len(differ) > 5 else "")
+            msg = (
+                f"The checkpoint {str(self.resume)!r} (`resume`) is of another run. What differs: {named}. Pass the "
+                "arguments and slides of that run, or train without `resume`."
+            )
+            raise ValueError(msg)
+        return found
+
     def fit(
-        self, module: L.LightningModule, loader: DataLoader[Any], val_loader: DataLoader[Any] | None
+        self,
+        module: L.LightningModule,
+        loader: DataLoader[Any],
+        val_loader: DataLoader[Any] | None,
+        identity: Fingerprint | None = None,
     ) -> pd.DataFrame:
-        """Train and return the history; the network ends with its best weights, in evaluation mode on the CPU."""
+        """Train and return the history; the network ends with its best weights, in evaluation mode on the CPU.
+
+        `identity` comes from `identify` and goes into checkpoints.
+        """
+        options = dict(self.trainer_options)
+        if identity:
+            given = options.get("plugins") or []
+            given = given if isinstance(given, list) else [given]
+            options["plugins"] = [CheckpointFiles(identity, resumed=self.resume is not None), *given]
         history = History()
         hooks: list[L.Callback] = [history, *self.callbacks]
         if self.early_stopping is not None:
             hooks.append(EarlyStopping("val_loss", patience=self.early_stopping, strict=False))
         if self.checkpoint_dir is not None:
-            hooks.append(ModelCheckpoint(self.checkpoint_dir, filename="{epoch}", save_last=True, every_n_epochs=1))
+            naming: dict[str, Any] = {"filename": "last", "enable_version_counter": False}
+            hooks.append(ModelCheckpoint(self.checkpoint_dir, every_n_epochs=1, **naming))
         with _quiet_lightning():
-            trainer = L.Trainer(**self.trainer_options, callbacks=hooks)
+            trainer = L.Trainer(**options, callbacks=hooks)
             launcher = trainer.strategy.launcher
             if launcher is not None and not hasattr(launcher, "cluster_environment"):  # it forks or spawns
                 raise ValueError(NO_WEIGHTS)
@@ -165,6 +224,9 @@ class Run:
             raise SystemExit(128 + signal.SIGTERM)
         if not history.rows:
             raise ValueError(NO_WEIGHTS)
+        if not history.learned:
+            msg = f"Training ended (`max_time`={self.trainer_options['max_time']}) before one step. Allow more time."
+            raise ValueError(msg)
         network = module.get_submodule("network")
         if history.best_weights:
             network.load_state_dict(history.best_weights)
@@ -182,36 +244,6 @@ class Run:
             "stimg_version": __version__,
             **more,
         }
-
-
-class History(L.Callback):
-    """One row per epoch, and the weights of the epoch with the lowest validation loss."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
-        self.best_loss = math.inf
-        self.best_weights: dict[str, Tensor] = {}
-        self.clock = time.monotonic()
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Record losses; keep the weights if they are the best so far."""
-        losses = {name: float(trainer.callback_metrics.get(name, math.nan)) for name in ("train_loss", "val_loss")}
-        rate, now = trainer.optimizers[0].param_groups[0]["lr"], time.monotonic()
-        self.rows.append({"epoch": trainer.current_epoch, **losses, "lr": rate, "seconds": now - self.clock})
-        self.clock = now
-        if losses["val_loss"] < self.best_loss:
-            self.best_loss = losses["val_loss"]
-            weights = pl_module.get_submodule("network").state_dict()
-            self.best_weights = {k: v.detach().cpu().clone() for k, v in weights.items()}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what is saved in a checkpoint."""
-        return {"rows": self.rows, "best_loss": self.best_loss, "best_weights": self.best_weights}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a checkpoint."""
-        self.rows = list(state_dict["rows"])
-        self.best_loss, self.best_weights = state_dict["best_loss"], state_dict["best_weights"]
 
 
 @contextmanager

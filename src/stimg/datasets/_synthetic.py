@@ -114,7 +114,7 @@ def synthetic(
         adata = AnnData(sparse.vstack(list(blocks), format="csr"), obs=obs, var=var)
         _add_image(adata, coordinates, edges, rng)
         return adata
-    with written_whole(path) as unfinished, h5py.File(unfinished, "w") as file:
+    with written_whole(path, overwrite=False) as unfinished, h5py.File(unfinished, "w") as file:
         ad.io.write_elem(file, "X", next(blocks))  # its size sets that of the file's chunks
         stored = ad.io.sparse_dataset(file["X"])
         for block in blocks:

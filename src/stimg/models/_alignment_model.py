@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
+from stimg.models._content import PATCH_CARD, TUNED_CARD, check_card, check_vocabulary
 from stimg.models._model import Model
 from stimg.models._trained_model import ImageModel
-from stimg.models._weights_file import check_card, damaged
 from stimg.nn import AlignConfig, AlignNetwork
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from torch import nn
 
@@ -55,15 +54,17 @@ class AlignmentModel(ImageModel):
         return Model(self.network.spatial, np.array(card.pop("genes"), dtype=str), card)
 
     @classmethod
-    def _check_content(cls, path: str | Path, content: dict[str, Any]) -> None:
-        super()._check_content(path, content)
+    def _check_content(cls, content: dict[str, Any]) -> np.ndarray:
+        genes = super()._check_content(content)
         config, card = content["config"], content["card"]
-        if not isinstance(config, dict) or config.get("gene_encoder") != "tuned":
-            return
-        check_card(path, card, {"spatial": dict})
-        check_card(path, card["spatial"], {"genes": list, **Model.card_fields})
-        if len(card["spatial"]["genes"]) != config.get("n_spatial_genes"):
-            raise damaged(path, "the vocabulary of its spatial model does not fit its configuration")
+        if isinstance(config, dict) and config.get("gene_encoder") == "tuned":
+            check_card(card, TUNED_CARD, len(genes))
+            spatial = check_vocabulary(card["spatial"]["genes"])
+            check_card(card["spatial"], PATCH_CARD, len(spatial))
+            if len(spatial) != config.get("n_spatial_genes"):
+                msg = "its spatial model has another number of 'genes' than its configuration says"
+                raise ValueError(msg)
+        return genes
 
     def __repr__(self) -> str:
         size, mpp = self.card["size"], self.card["mpp"]

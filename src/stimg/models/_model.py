@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from stimg.models._content import PATCH_CARD, Rules
 from stimg.models._trained_model import TrainedModel
 from stimg.nn import Config, GeneMAE
 
@@ -32,7 +33,7 @@ class Model(TrainedModel):
     """
 
     kind: ClassVar[str] = "patches"
-    card_fields: ClassVar[dict[str, type]] = TrainedModel.card_fields | {"n_sites": int, "unit": str}
+    card_rules: ClassVar[Rules] = PATCH_CARD
 
     network: GeneMAE
 

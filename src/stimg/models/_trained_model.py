@@ -11,7 +11,8 @@ import pandas as pd
 import torch
 
 from stimg._input._checks import checked
-from stimg.models._weights_file import check_card, check_vocabulary, read_content, read_tensors, readable, write_weights
+from stimg.models._content import ANY_CARD, HISTORY_COLUMNS, IMAGE_CARD, Rules, check_content
+from stimg.models._weights_file import FOREIGN_TENSORS, read_content, read_tensors, readable, write_weights
 from stimg.nn import ForeignEncoder, get_encoder
 from stimg.nn._encoder import BUNDLED_ENCODER
 
@@ -22,16 +23,13 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
-FOREIGN_TENSORS = "encoder.network."
-HISTORY_COLUMNS = ["epoch", "train_loss", "val_loss", "lr", "seconds"]
-
 
 @dataclass(repr=False)
 class TrainedModel(ABC):
     """A trained network in evaluation mode on the CPU, its genes, its card and its history."""
 
     kind: ClassVar[str]
-    card_fields: ClassVar[dict[str, type]] = {"name": str, "slides": list, "size": int, "target_sum": float}
+    card_rules: ClassVar[Rules] = ANY_CARD
 
     network: Any
     genes: np.ndarray
@@ -74,8 +72,9 @@ class TrainedModel(ABC):
     def save(self, path: str | Path, *, overwrite: bool = False, half: bool = False) -> None:
         """Write weights, configuration, genes, card and history to one `.safetensors` file.
 
-        The file appears whole or not at all: it is written beside its place, flushed, and renamed. Frozen weights of
-        an encoder that does not come with stimg are left out.
+        The file appears whole or not at all: it is written beside its place, flushed, and renamed. A symbolic link
+        stays, and the file it points to is replaced; a file that is replaced keeps its mode. Frozen weights of an
+        encoder that does not come with stimg are left out.
 
         Parameters
         ----------
@@ -91,10 +90,12 @@ class TrainedModel(ABC):
         ------
         FileExistsError
             The file exists and `overwrite` is false.
-        NotADirectoryError
-            The folder does not exist.
-        PermissionError
-            The folder cannot be written to.
+        NotADirectoryError, IsADirectoryError
+            The folder does not exist, or `path` is a folder itself.
+        PermissionError, OSError
+            The folder cannot be written to, or the disk is full.
+        ValueError
+            Weights are not finite (or not in float16, with `half`), or an entry of the card is not as in `load`.
         """
         content = {
             "config": self.network.config.to_dict(),
@@ -102,6 +103,11 @@ class TrainedModel(ABC):
             "card": self.card,
             "history": json.loads(self.history.to_json(orient="records")),
         }
+        try:
+            check_content(json.loads(json.dumps(content)), self.card_rules)
+        except (TypeError, ValueError) as error:
+            msg = f"Cannot save the model, since it could not be loaded again: {error}."
+            raise ValueError(msg) from error
         tensors = _own_tensors(self.network)
         self.sha256 = write_weights(path, self.kind, content, tensors, overwrite=overwrite, half=half)
 
@@ -120,15 +126,16 @@ class TrainedModel(ABC):
         FileNotFoundError
             There is no such file.
         ValueError
-            The file is damaged, is not a stimg model, has a newer format, or holds a model of another kind.
+            The file is damaged, has an absurd entry, is not a stimg model, has a newer format, or holds a model of
+            another kind.
         """
         return cls._read(path)
 
     @classmethod
     def _read(cls, path: str | Path, encoder: Any = None) -> Self:
         content, names = read_content(path, cls.kind)
-        cls._check_content(path, content)
-        genes = check_vocabulary(path, content)
+        with readable(path):
+            genes = cls._check_content(content)
         tuned = any(name.startswith(FOREIGN_TENSORS) for name in names)
         encoder = _find_encoder(path, content["card"].get("encoder"), encoder, tuned=tuned)
         with readable(path):
@@ -143,16 +150,16 @@ class TrainedModel(ABC):
         return cls(network.eval(), genes, content["card"], history, digest)
 
     @classmethod
-    def _check_content(cls, path: str | Path, content: dict[str, Any]) -> None:
-        """Refuse a file whose card is incomplete."""
-        check_card(path, content["card"], cls.card_fields)
+    def _check_content(cls, content: dict[str, Any]) -> np.ndarray:
+        """Refuse metadata with missing or absurd entries; return the genes."""
+        return check_content(content, cls.card_rules)
 
 
 @dataclass(repr=False)
 class ImageModel(TrainedModel):
     """A trained network that reads H&E, and its card."""
 
-    card_fields: ClassVar[dict[str, type]] = TrainedModel.card_fields | {"mpp": float, "diameter_um": float}
+    card_rules: ClassVar[Rules] = IMAGE_CARD
 
     def _image_summary(self, images: str) -> str:
         amount = f"{self.card['n_spots']:,} spots of {self.card['diameter_um']:g} um"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, dataclass, fields
 from math import inf
 from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
@@ -11,6 +12,8 @@ Scaling = Literal["zscore", "log"]
 TokenKind = Literal["bound", "additive"]
 Limits = dict[str, tuple[float, float]]
 SMALLEST_RATIO = 1e-6
+LARGEST = sys.float_info.max
+MOST_LAYERS = 1000
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Recipe:
             elif kind in (int, float):
                 low, end = self._limits.get(name, (int(kind is int), inf))
                 right = isinstance(value, int | kind) and not isinstance(value, bool) and low <= value < end
+                right = right and (kind is int or value <= LARGEST)  # an integer may be too large for a float
                 limits = f"of at least {low}" if end == inf else f"in [{low}, {end})"
                 wanted = f"{'an integer' if kind is int else 'a finite number'} {limits}"
             else:
@@ -103,6 +107,8 @@ class Config(Recipe):
         "site_ratio": (SMALLEST_RATIO, 1),
         "gene_ratio": (SMALLEST_RATIO, 1),
         "n_programs": (0, inf),
+        "encoder_layers": (1, MOST_LAYERS + 1),
+        "decoder_layers": (1, MOST_LAYERS + 1),
     }
 
     dim: int = 128

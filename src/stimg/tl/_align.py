@@ -79,7 +79,8 @@ def align(
         Side of the square around each spot in pixels, a multiple of 32 of at least 64.
     max_epochs, max_steps, max_time, val_fraction, early_stopping, checkpoint_dir, resume, name, num_workers, device, \
 callbacks, trainer_kwargs, rng
-        As in :func:`stimg.tl.pretrain`, including what happens on an interruption; held-out spots lie in square blocks
+        As in :func:`stimg.tl.pretrain`, including what happens on an interruption and which checkpoints are
+        refused; held-out spots lie in square blocks
         of tissue. With several devices (`trainer_kwargs={"devices": 2, "strategy": "ddp"}`), a pair is compared with
         the batches of all devices.
 
@@ -92,8 +93,9 @@ callbacks, trainer_kwargs, rng
     ------
     ValueError
         A bad argument, fewer than two spots to train on, or a loss that is not finite.
-    TypeError, ModuleNotFoundError, FileNotFoundError
-        An encoder without dense features, a foundation model whose package is not installed, no file at `resume`.
+    TypeError, ModuleNotFoundError, FileNotFoundError, FileExistsError
+        An encoder without dense features, a foundation model whose package is not installed, no file at `resume`, the
+        checkpoint of another run in `checkpoint_dir`.
 
     Examples
     --------

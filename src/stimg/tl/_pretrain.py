@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stimg._data import PatchDataset
-from stimg._input._checks import check_choice, check_made_by, checked
+from stimg._input._checks import check_choice, check_made_by, check_positive_int, checked
 from stimg._train._pretrain import continued_config, count_batch, train_autoencoder
 from stimg._train._run import Run
 from stimg.models import Model
+from stimg.models._content import LARGEST_SIZE
 from stimg.models._given import given_model
 from stimg.nn import Config, get_config
 
@@ -76,9 +77,12 @@ def pretrain(
     early_stopping
         Stop after this many epochs without a better validation loss.
     checkpoint_dir
-        Folder for Lightning's checkpoints, written after every epoch (`last.ckpt`).
+        Folder for Lightning's checkpoint, written after every epoch (`last.ckpt`). One that holds the checkpoint of an
+        earlier run is only accepted to resume that run.
     resume
-        A checkpoint to continue from. With the same arguments, the result is that of an uninterrupted run.
+        A checkpoint to continue from, on the same slides, with the same configuration, seed and version of stimg;
+        limits of training and the device may change. With the same arguments, the result is that of a run without
+        interruption.
     name
         Name on the model's card.
     num_workers
@@ -98,9 +102,10 @@ def pretrain(
     Raises
     ------
     ValueError
-        A bad argument, or a loss that is not finite.
-    FileNotFoundError
-        `resume` does not exist.
+        A bad argument, a loss that is not finite, no time for one step, or a checkpoint in `resume` that is damaged,
+        is not stimg's, or belongs to another run (the message says what differs).
+    FileNotFoundError, FileExistsError
+        `resume` does not exist, or `checkpoint_dir` holds the checkpoint of another run.
     KeyboardInterrupt, SystemExit
         Interrupted before the first epoch ended, or asked to end (SIGTERM); `checkpoint_dir` can be resumed.
 
@@ -121,6 +126,7 @@ def pretrain(
     train, validation = patches.with_scaling(config.scaling).split(val_fraction)
     run.check_held_out(validation is not None)
     units = train.with_unit(unit)
+    check_positive_int("patches.size", units.size, maximum=LARGEST_SIZE.get(unit, np.inf))
     batch_size = count_batch(train, units, config.batch_size)
     validation = None if validation is None else validation.with_unit(unit)
     network, history = train_autoencoder(units, validation, config, run, batch_size, start)

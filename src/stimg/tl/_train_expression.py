@@ -72,8 +72,8 @@ def train_expression(
         Train an encoder other than `"stimg-conv"` (which is always trained) as well; by default it stays frozen.
     max_epochs, max_steps, max_time, val_fraction, early_stopping, checkpoint_dir, resume, name, num_workers, device, \
 callbacks, trainer_kwargs, rng
-        As in :func:`stimg.tl.pretrain`, including what happens on an interruption; held-out spots lie in square blocks
-        of tissue.
+        As in :func:`stimg.tl.pretrain`, including what happens on an interruption and which checkpoints are
+        refused; held-out spots lie in square blocks of tissue.
 
     Returns
     -------
@@ -84,8 +84,9 @@ callbacks, trainer_kwargs, rng
     ------
     ValueError
         A bad argument, an encoder for a resolution other than that of the crops, or a loss that is not finite.
-    TypeError, ModuleNotFoundError, FileNotFoundError
-        An encoder without dense features, a foundation model whose package is not installed, no file at `resume`.
+    TypeError, ModuleNotFoundError, FileNotFoundError, FileExistsError
+        An encoder without dense features, a foundation model whose package is not installed, no file at `resume`, the
+        checkpoint of another run in `checkpoint_dir`.
 
     Examples
     --------
