@@ -223,7 +223,10 @@ def test_image_files(examples, tmp_path):
     pixels = slide.uns["spatial"][library]["images"]["hires"]
     for name in ("image.png", "image.jpg"):
         Image.fromarray(pixels).save(tmp_path / name)
-    tifffile.imwrite(tmp_path / "image.tif", pixels, tile=(64, 64), compression="zlib")
+    tiles = {"tile": (64, 64), "photometric": "rgb"}
+    tifffile.imwrite(tmp_path / "image.tif", pixels, compression="zlib", **tiles)
+    tifffile.imwrite(tmp_path / "slide.svs", pixels, compression="jpeg", description="Aperio|MPP = 2", **tiles)
+    tifffile.imwrite(tmp_path / "white.tif", 255 - pixels[..., 1], photometric="miniswhite", rowsperstrip=9)
     files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     @drawn(

@@ -7,10 +7,13 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 import anndata
+import dask
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from anndata import AnnData
+from PIL import Image
 
 import stimg
 from stimg.datasets import stimage_1k4m
@@ -262,6 +265,18 @@ def test_a_slide_as_spatialdata(miniature):
     assert stimg.pp.to_image_patches(sdata, size=160, image_mpp=2.0)[0]["image"].float().std() > 10
 
 
+@pytest.mark.parametrize("number", [0, 1, 2])  # a PNG, a JPEG and a TIFF
+def test_spatialdata_holds_the_image_of_every_format(root, number):
+    collection = stimage_1k4m(root=root)
+    sdata = collection.to_spatialdata(collection.names[number])
+    (image,) = sdata.images.values()
+    finest = image["scale0"]["image"]
+    path = collection[number].uns["spatial"][collection.names[number]]["metadata"]["source_image_path"]
+    with Image.open(path) as expected:
+        assert np.array_equal(finest.transpose("y", "x", "c").to_numpy(), np.asarray(expected.convert("RGB")))
+    assert dask.is_dask_collection(finest.data)
+
+
 def test_several_files_are_iterated(miniature):
     assert [slide.n_obs for slide in stimage_1k4m(root=miniature)] == [16] * 4
 
@@ -436,7 +451,7 @@ def hest_root(tmp_path):
     pixels = slide.uns.pop("spatial")["histology"]["images"]["hires"]
     del slide.uns["stimg_truth"]
     slide.write_h5ad(root / "st" / "TENX1.h5ad")
-    __import__("tifffile").imwrite(root / "wsis" / "TENX1.tif", pixels)
+    tifffile.imwrite(root / "wsis" / "TENX1.tif", pixels)
     text = '{"st_technology": "Spatial Transcriptomics", "species": "Homo sapiens", "organ": "Breast",'
     (root / "metadata" / "TENX1.json").write_text(text + '"disease_state": "Cancer", "pixel_size_um_estimated": 2.0}')
     return root
@@ -448,6 +463,9 @@ def test_hest(hest_root):
     assert isinstance(slide, AnnData)
     assert slide.uns["spatial"]["TENX1"]["scalefactors"]["spot_diameter_fullres"] == pytest.approx(50)
     assert len(stimg.pp.to_image_patches(slide, size=160)) > 0
+    sdata = collection.to_spatialdata("TENX1")
+    pixels = sdata.images["TENX1_image"]["scale0"]["image"].transpose("y", "x", "c").to_numpy()
+    assert np.array_equal(pixels, tifffile.imread(hest_root / "wsis" / "TENX1.tif"))
 
 
 HD, VISIUM_100 = {"technology": "Visium HD"}, {"technology": "Visium", "pitch_um": 100}

@@ -13,12 +13,17 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from stimg._image._files import WHITE, WholeFile, as_rgb, open_file
+from stimg._image._files import open_file
+from stimg._image._pixels import WHITE, as_rgb, is_uint16
 from stimg._image._stain import normalise_stain, optical_density
+from stimg._image._whole import WholeFile
 
 TISSUE_MPP = 8.0
 SMALLEST_PART_UM = 100.0
 LEAST_STAINED = 0.1
+DARK = 64  # H&E has at least some pixels brighter than this
+AT_ONCE = 2**23  # pixels of a level read at once, unless its tiles are larger
+AS_FLOATS = 2**21  # of these, turned to floats at once
 
 
 @dataclass
@@ -26,8 +31,8 @@ class SlideImage:
     """An RGB slide image of known resolution that is read in pieces.
 
     The levels hold it at several resolutions, finest first. They are one `WholeFile`, or arrays (height, width),
-    (height, width, channels) or (channels, height, width) that can be sliced (numpy, zarr, dask), with 1, 3 or 4
-    channels, uint8, uint16 or float in [0, 1].
+    (height, width, channels) or (channels, height, width) that can be sliced (numpy, zarr, dask, levels of files), with
+    1, 3 or 4 channels, uint8, uint16 or float in [0, 1].
     """
 
     levels: Sequence[Any] = field(repr=False)
@@ -62,13 +67,13 @@ class SlideImage:
         `stain_normalise` matches the slide's colours to a reference.
         """
         level, level_mpp = self._level(mpp)
-        axes = [_resampling(first / level_mpp, mpp / level_mpp, n) for first, n in zip((top, left), size, strict=True)]
-        weights, starts, stops = zip(*axes, strict=True)
-        pixels = _window(level, starts, stops).astype(np.float32)
-        rows = weights[0] @ pixels.reshape(len(pixels), -1)
-        columns = rows.reshape(size[0], -1, 3).transpose(1, 0, 2).reshape(pixels.shape[1], -1)
-        found = (weights[1] @ columns).reshape(size[1], size[0], 3).transpose(1, 0, 2)
-        read = np.clip(np.rint(found), 0, 255).astype(np.uint8)
+        factor = mpp / level_mpp
+        rows, columns = (_resampling(first / level_mpp, factor, n) for first, n in zip((top, left), size, strict=True))
+        # Whole rows of tiles, so that few are read twice, and no more than fit in little memory.
+        at_once = max(AT_ONCE // (columns.stop - columns.start), 2 * _tile_rows(level))
+        step = max(1, int(at_once / factor))
+        parts = [_resampled(level, rows.part(first, first + step), columns) for first in range(0, size[0], step)]
+        read = np.concatenate(parts)
         return normalise_stain(read, self.stain) if stain_normalise else read
 
     def _level(self, mpp: float) -> tuple[Any, float]:
@@ -82,12 +87,24 @@ class SlideImage:
         return fine[-1] if fine else fits[0]
 
     def overview(self, mpp: float = TISSUE_MPP) -> np.ndarray:
-        """Read the whole image, uint8 (h, w, 3), at `mpp` or at its own resolution if that is coarser."""
+        """Read the whole image, uint8 (h, w, 3), at `mpp` or at its own resolution if that is coarser.
+
+        A `ValueError` if it is too dark for H&E.
+        """
         mpp = max(mpp, self.mpp)
         height, width = (max(1, math.ceil(side * self.mpp / mpp)) for side in self.shape)
         strip = max(1, 2**22 // width)
         parts = [self.read(row * mpp, 0, (min(strip, height - row), width), mpp) for row in range(0, height, strip)]
-        return np.concatenate(parts)
+        whole = np.concatenate(parts)
+        inner = whole[: int(self.shape[0] * self.mpp / mpp), : int(self.shape[1] * self.mpp / mpp)]  # no white beyond
+        if inner.size and (brightest := inner.max()) < DARK:
+            msg = (
+                f"The image {self.name!r} is too dark for H&E: its brightest pixel has {brightest} of 255. The 12 bits "
+                "of a camera, say, may fill a small part of 16; or this is fluorescence, or a mask. Rescale the pixels "
+                "so that white is the highest value of their type (1 for floats)."
+            )
+            raise ValueError(msg)
+        return whole
 
     @cached_property
     def tissue(self) -> tuple[np.ndarray, float]:
@@ -123,7 +140,7 @@ class SlideImage:
 def open_image(source: Any, mpp: float, name: str) -> SlideImage:
     """Open an image that has `mpp` micrometres per pixel; `name` is for messages.
 
-    `source` is the path of a PNG, JPEG, TIFF or OME-TIFF file (pyramids are read lazily), an array, or a list with the
+    `source` is the path of a PNG, JPEG, TIFF or scanner's file (pyramids are read lazily), an array, or a list with the
     levels of a pyramid. The errors are those of `open_file` and, for arrays that are not images, `ValueError`.
     """
     if isinstance(source, str | Path):
@@ -141,7 +158,7 @@ def check_image_array(level: Any, name: str) -> None:
             f"with 1, 3 or 4 channels, found {shape}."
         )
         raise ValueError(msg)
-    if level.dtype not in (np.uint8, np.uint16) and level.dtype.kind != "f":
+    if level.dtype != np.uint8 and not is_uint16(level.dtype) and level.dtype.kind != "f":
         msg = f"Expected image {name!r} as uint8, uint16 or float in [0, 1], found {level.dtype}."
         raise ValueError(msg)
 
@@ -149,6 +166,12 @@ def check_image_array(level: Any, name: str) -> None:
 def _size(level: Any) -> tuple[int, int]:
     first = 1 if _channels_first(level.shape) else 0
     return int(level.shape[first]), int(level.shape[first + 1])
+
+
+def _tile_rows(level: Any) -> int:
+    """Return how many rows of pixels come together when a few are read."""
+    chunks = getattr(level, "chunksize", getattr(level, "chunks", None))  # of dask, of zarr
+    return int(getattr(level, "tile_rows", chunks[1 if _channels_first(level.shape) else 0] if chunks else 1))
 
 
 def _channels_first(shape: tuple[int, ...]) -> bool:
@@ -171,8 +194,34 @@ def _window(level: Any, starts: Sequence[int], stops: Sequence[int]) -> np.ndarr
     return out
 
 
-def _resampling(first: float, factor: float, n_pixels: int) -> tuple[sparse.csr_array, int, int]:
-    """Return the weight of each of a level's pixels, start to stop, in each of `n_pixels` new ones along one axis."""
+@dataclass(frozen=True)
+class _Resampling:
+    """The weight of each of a level's pixels, start to stop, in each new one along one axis."""
+
+    weights: sparse.csr_array  # (new pixels, stop - start)
+    start: int
+    stop: int
+
+    def part(self, first: int, last: int) -> _Resampling:
+        """Return the weights of the new pixels first to last."""
+        chosen = self.weights[first:last]
+        low, high = int(chosen.indices.min()), int(chosen.indices.max()) + 1
+        return _Resampling(chosen[:, low:high], self.start + low, self.start + high)
+
+
+def _resampled(level: Any, rows: _Resampling, columns: _Resampling) -> np.ndarray:
+    """Read a window of a level at another resolution, uint8 (h, w, 3)."""
+    pixels = _window(level, (rows.start, columns.start), (rows.stop, columns.stop))
+    height, width = rows.weights.shape[0], columns.weights.shape[0]
+    blocks = np.array_split(pixels, max(1, len(pixels) * pixels.shape[1] // AS_FLOATS), axis=1)
+    parts = [rows.weights @ block.astype(np.float32).reshape(len(block), -1) for block in blocks]
+    down = np.concatenate([part.reshape(height, -1, 3) for part in parts], axis=1)
+    across = columns.weights @ down.transpose(1, 0, 2).reshape(pixels.shape[1], -1)
+    return np.clip(np.rint(across.reshape(width, height, 3).transpose(1, 0, 2)), 0, 255).astype(np.uint8)
+
+
+def _resampling(first: float, factor: float, n_pixels: int) -> _Resampling:
+    """Return the weights of a level's pixels in `n_pixels` new ones, each `factor` wide, from `first` on."""
     index = np.arange(n_pixels)
     if factor >= 1:  # average over areas
         low, high = first + index * factor, first + (index + 1) * factor
@@ -186,4 +235,4 @@ def _resampling(first: float, factor: float, n_pixels: int) -> tuple[sparse.csr_
     start, stop = int(taps.min()), int(taps.max()) + 1
     place = np.repeat(index, taps.shape[1]), (taps - start).ravel()
     matrix = sparse.csr_array((weights.ravel().astype(np.float32), place), shape=(n_pixels, stop - start))
-    return matrix, start, stop
+    return _Resampling(matrix, start, stop)

@@ -169,7 +169,8 @@ class Collection(ABC):
         from spatialdata import SpatialData
         from spatialdata.models import Image2DModel, ShapesModel, TableModel
 
-        from stimg._image._files import WholeFile, open_file
+        from stimg._image._files import open_file
+        from stimg._image._whole import WholeFile
 
         table = self.read(slide)
         entry = table.uns[_keys.SPATIAL][slide]
@@ -179,7 +180,7 @@ class Collection(ABC):
         frame = geopandas.GeoDataFrame({"geometry": points, "radius": radius}, index=numbers)
         level = open_file(Path(entry["metadata"]["source_image_path"]))[0]
         pixels = level.at(1)[0] if isinstance(level, WholeFile) else level
-        values = da.from_array(pixels, chunks=(2048, 2048, -1))
+        values = da.from_array(pixels, chunks=(2048, 2048, -1), fancy=False)  # levels of files are cut by slices alone
         raster = Image2DModel.parse(values.transpose(2, 0, 1), dims=("c", "y", "x"), scale_factors=[2, 2, 2])
         table.obs["region"], table.obs["instance"] = slide, numbers
         table.obs["region"] = table.obs["region"].astype("category")

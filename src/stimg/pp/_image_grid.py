@@ -40,7 +40,7 @@ def image_grid(
     Parameters
     ----------
     image
-        Path of a PNG, JPEG, TIFF or OME-TIFF file, or an array.
+        Path of a PNG, JPEG, TIFF, OME-TIFF or scanner's file (Aperio SVS and others), or an array.
     genes
         Names of the genes, such as `model.genes`.
     pitch_um, diameter_um

@@ -64,16 +64,16 @@ def to_image_patches(
     """Crop H&E images into squares, each with the spots inside it and their expression.
 
     All images are brought to one resolution in micrometres per pixel, so that slides from different scanners and
-    platforms can be mixed. Crops are read from the images on demand; from TIFF files only the tiles that are needed.
+    platforms can be mixed. Crops are read from the images on demand; from tiled files only the tiles that are needed.
 
     Parameters
     ----------
     slides
         One slide or several, with raw counts. They are not changed.
     images
-        One image per slide, whose pixels are the units of `.obsm[spatial_key]`: a path (PNG, JPEG, TIFF, OME-TIFF) or
-        an array. By default the largest image in `.uns["spatial"]`, or the image `image_key` of a `SpatialData`, on
-        which the spots are placed by their shapes and all transformations.
+        One image per slide, whose pixels are the units of `.obsm[spatial_key]`: a path (PNG, JPEG, TIFF, OME-TIFF, or
+        a scanner's file such as Aperio's SVS) or an array. By default the largest image in `.uns["spatial"]`, or the
+        image `image_key` of a `SpatialData`, on which the spots are placed by their shapes and all transformations.
     mpp
         Micrometres per pixel of the crops.
     size
