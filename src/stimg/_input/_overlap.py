@@ -12,11 +12,11 @@ FEWEST = 8  # observations of a section
 # Where sections lie side by side, the nearest neighbour of an observation belongs to another section 0.3 to 0.6 times
 # as often as any of the nearest sixteen, since these reach further across the border. Where they lie over one another,
 # or labels were given cell by cell, it does so as often, or more often. (Tiles and overlays of the public slides.)
-ALIKE = 0.85
+ALIKE = 0.8
 SIDE_BY_SIDE = 0.6
 LEAST_AMONG = 0.1  # of a section's observations are nearest to one of another
 LEAST_MIXED = 0.25
-AS_NEAR = 1.05
+AS_NEAR = 1.2
 # Cells, beads and spots of one section keep apart; those of a section that lies over it do not keep apart from them.
 # So the nearest neighbour belongs to the own section less often than any of the nearest sixteen.
 KEPT_APART = 0.95
@@ -63,10 +63,12 @@ def overlap(points: np.ndarray, labels: np.ndarray, apart: np.ndarray) -> Overla
     first, usual = (np.bincount(group, part) / size for part in (nearest_foreign, foreign.mean(1)))
     among = (size >= FEWEST) & _lie_among(first, usual, size)
     if not among.any():
-        if not _lie_among(nearest_foreign.mean(), foreign.mean(), np.array(len(asked))):
+        if not _lie_among(nearest_foreign.mean(), foreign.mean(), np.array(len(asked)), errors=2):
             return None
         among = first >= LEAST_AMONG
     mixed = among[group] & (foreign.mean(1) >= LEAST_MIXED)
+    if not mixed.any():
+        return None
     own, expected = 1 - nearest_foreign[mixed].mean(), 1 - foreign[mixed].mean()
     error = np.sqrt(2 * expected * (1 - expected) / mixed.sum())  # neighbours are often mutual
     collide = own < min(KEPT_APART * expected, expected - 4 * error)
@@ -79,7 +81,7 @@ def overlap(points: np.ndarray, labels: np.ndarray, apart: np.ndarray) -> Overla
     return Overlap(float(nearest_foreign.mean()), bool(collide), bool(one_section and not collide))
 
 
-def _lie_among(first: np.ndarray, usual: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """Tell whether nearest neighbours have other labels as often as any neighbours do, beyond the error of few."""
+def _lie_among(first: np.ndarray, usual: np.ndarray, size: np.ndarray, errors: float = 3) -> np.ndarray:
+    """Tell whether nearest neighbours have other labels as often as any neighbours do, by so many standard errors."""
     error = np.sqrt(first * (1 - first) / size)
-    return (first >= LEAST_AMONG) & (first > ALIKE * usual) & (first - 3 * error > SIDE_BY_SIDE * usual)
+    return (first >= LEAST_AMONG) & (first > ALIKE * usual) & (first - errors * error > SIDE_BY_SIDE * usual)

@@ -44,6 +44,21 @@ class Column:
     step: str = ""  # code that makes it a column of `.obs`, if it is none yet
 
 
+@dataclass(frozen=True)
+class Levels:
+    """Levels in depth."""
+
+    codes: np.ndarray  # int64 (n_obs,): number of each observation's level
+    far: bool  # further apart than observations; nearer ones may be planes of one section, which cut the same cells
+    edges: np.ndarray  # between levels that are ranges; empty if each is one value
+
+    def of(self, where: str) -> str:
+        """Return code that makes a column of them."""
+        if len(self.edges):
+            return f"numpy.digitize({where}, {[float(f'{edge:.5g}') for edge in self.edges]}).astype(str)"
+        return f"{where}.astype(str)"
+
+
 def check_one_section(
     table: AnnData, points: np.ndarray, library_key: str | None = None, *, spatial_key: str = _keys.SPATIAL
 ) -> None:
@@ -56,8 +71,8 @@ def check_one_section(
     If that cannot be told (points at random, or few), a column named after sections is one of sections; one with
     another name is if its values follow each other in blocks of rows, as after a concatenation.
 
-    With a `library_key` that has several values, only observations that do not keep apart are refused. If it has one
-    value, the user says that everything is one section.
+    With a `library_key` that has several values, the same holds in each of its sections, for the first kind of names
+    only. If it has one value, the user says that everything is one section.
     """
     start = np.zeros(len(points), dtype=np.int64)
     if library_key is not None:
@@ -70,7 +85,7 @@ def check_one_section(
     apart, found, share = start, [], 0.0
     for column in sorted(columns, key=lambda one: (not one.named, one.codes.max())):
         result = overlap(points, column.codes, apart)
-        if result is not None and _is_mistake(result, column, certain=library_key is not None):
+        if result is not None and _is_mistake(result, column, divided=library_key is not None):
             found.append(column)
             share = max(share, result.share)
             apart = _joined(apart, column.codes)
@@ -78,6 +93,9 @@ def check_one_section(
         rest = [one.codes for one in found if one is not column]
         if rest and _joined(start, *rest).max() == apart.max():  # the others imply it
             found.remove(column)
+    if len(found) > 1:  # one may say the same as several
+        sizes = [(_joined(start, one.codes).max(), _joined(apart, one.codes).max()) for one in columns]
+        found = [one for one, size in zip(columns, sizes, strict=True) if set(size) == {apart.max()}][:1] or found
     if found:
         raise ValueError(_message(table, found, share, library_key, spatial_key))
 
@@ -87,10 +105,10 @@ def section_columns(table: AnnData) -> list[str]:
     return [str(name) for name in table.obs.columns if _kind(table, str(name)) and _codes(table.obs[name]) is not None]
 
 
-def _is_mistake(found: Overlap, column: Column, *, certain: bool) -> bool:
-    if found.collide or certain or found.one_section:
+def _is_mistake(found: Overlap, column: Column, *, divided: bool) -> bool:
+    if found.collide or found.one_section:
         return found.collide
-    blocks = np.count_nonzero(np.diff(column.codes)) < 2 * (column.codes.max() + 1)
+    blocks = not divided and np.count_nonzero(np.diff(column.codes)) < 2 * (column.codes.max() + 1)
     if not column.named and not blocks:
         logger.info("%s labels observations that lie among each other, and is not taken for sections.", column.label)
     return bool(column.named or blocks)
@@ -99,24 +117,22 @@ def _is_mistake(found: Overlap, column: Column, *, certain: bool) -> bool:
 def _columns(table: AnnData, points: np.ndarray, spatial_key: str) -> Iterator[Column]:
     """Yield all that may tell sections apart."""
     for name in map(str, table.obs.columns):
+        where = f"adata.obs[{name!r}]"
         kind = _kind(table, name)
-        if not kind:
-            continue
-        if _words(name) & OF_DEPTH and pd.api.types.is_float_dtype(table.obs[name]):
-            levels = _levels(table.obs[name].to_numpy(dtype=np.float64), points)
-            if levels is not None:
-                yield Column(f"`adata.obs[{name!r}]`", levels[0], levels[1] or kind == "named", name)
-        elif (codes := _codes(table.obs[name])) is not None:
-            yield Column(f"`adata.obs[{name!r}]`", codes, kind == "named", name)
+        if kind and _words(name) & OF_DEPTH and pd.api.types.is_float_dtype(table.obs[name]):
+            if levels := _levels(table.obs[name].to_numpy(dtype=np.float64), points):
+                step = f"adata.obs['level'] = {levels.of(where)}" if len(levels.edges) else ""
+                yield Column(f"`{where}`", levels.codes, levels.far or kind == "named", "level" if step else name, step)
+        elif kind and (codes := _codes(table.obs[name])) is not None:
+            yield Column(f"`{where}`", codes, kind == "named", name)
     stored: Any = table.obsm.get(spatial_key)
     if stored is not None and getattr(stored, "ndim", 0) == 2 and stored.shape[1] == 3:
-        depth = np.asarray(stored, dtype=np.float64)[:, 2]
-        where = f"`adata.obsm[{spatial_key!r}][:, 2]`"
-        if (levels := _levels(depth, points)) is not None:
-            step = f"adata.obs['z'] = adata.obsm[{spatial_key!r}][:, 2].round().astype(str)"
-            yield Column(where, levels[0], levels[1], "z", step)
+        depth = np.asarray(stored)[:, 2].astype(np.float64)
+        where = f"adata.obsm[{spatial_key!r}][:, 2]"
+        if levels := _levels(depth, points):
+            yield Column(f"`{where}`", levels.codes, levels.far, "z", f"adata.obs['z'] = {levels.of(where)}")
         elif np.ptp(depth) > 0:
-            logger.info("The third coordinate, %s, varies by %.4g and is not used.", where, np.ptp(depth))
+            logger.info("The third coordinate, `%s`, varies by %.4g and is not used.", where, np.ptp(depth))
     if not table.obs_names.is_unique:
         codes = pd.Series(0, index=table.obs_names).groupby(level=0, sort=False).cumcount().to_numpy()
         step = "adata = anndata.concat(slides, label='section', keys=[...], index_unique='-')"
@@ -155,17 +171,15 @@ def _codes(column: pd.Series) -> np.ndarray | None:
     return codes.astype(np.int64) if 0 < codes.max(initial=0) < len(codes) / FEWEST else None
 
 
-def _levels(depth: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, bool] | None:
-    """Return the number of each observation's level in depth, and whether levels are further apart than observations.
-
-    Levels that are nearer may be planes of one section, which cut the same cells. `None` if there are no levels.
-    """
+def _levels(depth: np.ndarray, points: np.ndarray) -> Levels | None:
+    """Return the levels of observations in depth, or `None` if they are all on one, or at any depth."""
     values = np.unique(depth[np.isfinite(depth)])
     apart = float(np.sqrt(np.prod(np.ptp(points, axis=0)) / len(points)))  # between neighbours
-    if len(values) > len(points) / FEWEST:  # not a few values, but maybe a few ranges
-        values = values[1:][np.diff(values) > apart]
-        return (np.searchsorted(values, depth, side="right"), True) if len(values) else None
-    return (np.searchsorted(values, depth), bool(np.diff(values).min() > apart)) if len(values) > 1 else None
+    gaps = np.diff(values)
+    if len(values) <= len(points) / FEWEST:
+        return Levels(np.searchsorted(values, depth), bool(gaps.min() > apart), values[:0]) if len(values) > 1 else None
+    edges = (values[1:] - gaps / 2)[gaps > apart]
+    return Levels(np.digitize(depth, edges), True, edges) if len(edges) else None
 
 
 def _joined(*codes: np.ndarray) -> np.ndarray:
@@ -205,7 +219,9 @@ def _message(table: AnnData, found: list[Column], share: float, library_key: str
         f"{' and '.join(one.label for one in found)} {tell} sections apart that lie over one another: {share:.0%} of "
         f"the observations have their nearest neighbour in another section. {cure}."
     )
-    return msg + ("" if library_key else " If they are one section after all, pass a column with a single value.")
+    if library_key:
+        return f"{msg} If they are not, give the column another name."
+    return f"{msg} If they are one section after all, pass a column with a single value as `library_key`."
 
 
 def _side_by_side(values: Any, key: str, columns: list[Column]) -> bool:

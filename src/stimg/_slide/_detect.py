@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from stimg._slide._geometry import default_pitch
 from stimg._slide._grid import FEWEST_TO_FIND, Grid, find_grid
 from stimg._slide._lattice import axis_lengths
 from stimg._slide._layout import is_checkerboard
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 FEWEST_TO_TELL = 8
 MOST_UNEQUAL = 3.0
@@ -21,8 +25,8 @@ class Plan:
     """How the sections are laid out."""
 
     kind: str  # "hex", "square" or "free"
-    arrays: list[np.ndarray | None]  # array rows and columns of each section, int64 (n, 2); `None` if it is binned
-    pitches: list[float | None]  # side of the bins of each section; `None` if it lies on an array
+    arrays: Sequence[np.ndarray | None]  # array rows and columns of each section, int64 (n, 2); `None` if it is binned
+    pitches: Sequence[float | None]  # side of the bins of each section; `None` if it lies on an array
     n_off: list[int]  # observations of each section that are far from their site
 
 
