@@ -28,7 +28,9 @@ OF_ORIGIN = frozenset(
     "experiment run region tissue block ident scan acquisition chip lane well time timepoint stage day condition "
     "treatment group z".split()
 )
-OF_OTHER = frozenset("cluster type celltype class subclass annotation score n num count counts area size".split())
+OF_OTHER = frozenset(
+    "cluster type celltype class subclass annotation score n num count counts area size in is has mask".split()
+)
 OF_DEPTH = frozenset(["z", "bregma"])
 ENDING = re.compile(r"(?:ids?|names?|no|nr|nb|number|index|idx|s)?\d*$")
 
