@@ -89,13 +89,3 @@ def test_gene_names(table):
     table.var_names = ["a", "a", "b"]
     with pytest.raises(ValueError, match=r"\['a'\].*make_unique"):
         v.check_var_unique(table)
-
-
-def test_coordinates(table):
-    table.obsm["xyz"] = np.array([[1, 2, 3], [4, 5, 6]])
-    result = v.check_coordinates(table, "xyz")
-    assert result.dtype == np.float64
-    np.testing.assert_array_equal(result, [[1, 2], [4, 5]])
-    table.obsm["nan"] = np.array([[1, np.nan], [4, 5]])
-    with pytest.raises(ValueError, match="1 of 2"):
-        v.check_coordinates(table, "nan")

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import pytest
 
+import stimg
 from stimg._input import _tables
 
 
@@ -30,6 +32,31 @@ def test_anndata_is_itself():
 def test_other_types(value):
     with pytest.raises(TypeError, match="AnnData or SpatialData"):
         _tables.resolve_table(value)
+
+
+class Modalities:
+    """What of a `MuData` is looked at."""
+
+    mod = {"rna": None, "protein": None}
+    obsm = {}
+
+
+@pytest.mark.parametrize(
+    ("given", "cure"),
+    [
+        ("folder/slide.h5ad", r"'folder/slide.h5ad'.*anndata\.read_h5ad\(path\)"),
+        (Path("slide.h5ad"), r"anndata\.read_h5ad\(path\)"),
+        (Path("slide.zarr"), r"spatialdata\.read_zarr\(path\)"),
+        ("outs/", "the reader of its format in `squidpy.read`"),
+        ([1, 2], r"list of 2. Give one slide at a time.*anndata.concat\(slides, label='section'"),
+        ({"a": 1}, r"dict with \['a'\]. Give one of its slides, such as `\['a'\]`"),
+        (Modalities(), r"modalities \['rna', 'protein'\].*`.mod\['rna'\]`"),
+    ],
+)
+def test_how_it_becomes_a_slide(given, cure):
+    for step in (_tables.resolve_table, stimg.pp.to_lattice, stimg.pp.select_genes, stimg.pl.domains):
+        with pytest.raises(TypeError, match=f"Expected an AnnData or SpatialData, found .*{cure}"):
+            step(given)
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (4, 0)])
@@ -61,7 +88,7 @@ def test_tables(sdata):
     assert _tables.resolve_table(two, "b") is two["b"]
     with pytest.raises(ValueError, match=r"'a', 'b'"):
         _tables.resolve_table(two)
-    with pytest.raises(ValueError, match="table"):
+    with pytest.raises(ValueError, match="has no table. Add one"):
         _tables.resolve_table(none)
     with pytest.raises(KeyError, match=r"'c'.*'a', 'b'"):
         _tables.resolve_table(two, "c")

@@ -423,6 +423,121 @@ BAD = {
 }
 
 
+def rows_twice(plain, count):
+    return slide_of(np.r_[plain, plain[:count]])
+
+
+@pytest.mark.parametrize("kind", ["hex", "square"])
+def test_a_grid_with_a_few_rows_twice_is_found(kind):
+    plain = (hex_coordinates(hex_array(20, 15)) if kind == "hex" else SQUARE_GRID) * 100
+    with pytest.warns(UserWarning, match="2 of 302 .* share an array position.*counts are summed"):
+        lattice, info = laid(rows_twice(plain, 2))
+    assert info["kind"] == kind
+    assert info["n_shared"] == [2]
+    assert info["pitch"] == pytest.approx(100)
+    np.testing.assert_array_equal(lattice[-2:], lattice[:2])
+    with pytest.raises(ValueError, match="60 of 360 .*library_key"):
+        laid(rows_twice(plain, 60))
+
+
+SQUARE_GRID = np.stack(np.mgrid[:20, :15], -1).reshape(-1, 2).astype(float)
+
+
+def test_spots_off_their_grid_go_to_the_nearest_site():
+    coordinates = SQUARE_GRID.copy()
+    coordinates[[40, 200]] += 0.45
+    with pytest.warns(UserWarning, match="2 of 300 .* lie off the grid"):
+        lattice, info = laid(slide_of(coordinates))
+    assert info["kind"] == "square"
+    np.testing.assert_array_equal(np.unique(lattice, axis=0), np.unique(lattice[[40, 200] + [*range(300)]], axis=0))
+    assert sorted(lattice.max(0) + 1) == [15, 20]
+
+
+@pytest.mark.parametrize("jitter", [0, 0.05, 0.1])
+def test_bins_of_a_square_grid_are_its_own(jitter):
+    """The default pitch of points at random would be 0.886 of it, and leave every ninth row empty."""
+    rng = np.random.default_rng(0)
+    slide = slide_of(SQUARE_GRID * 8 + rng.uniform(-jitter, jitter, SQUARE_GRID.shape) * 8)
+    lattice, info = laid(slide, "free")
+    assert info["pitch"] == pytest.approx(8, rel=0.01)
+    assert len(np.unique(lattice, axis=0)) > 0.95 * slide.n_obs
+    assert all(len(np.unique(axis)) == axis.max() + 1 for axis in lattice.T)
+
+
+def test_bins_of_a_hexagonal_grid_have_the_area_of_a_spot():
+    coordinates = hex_coordinates(hex_array(20, 15), 100)
+    assert laid(slide_of(coordinates), "free")[1]["pitch"] == pytest.approx(100 * 0.75**0.25)
+
+
+def test_each_section_has_a_grid_of_its_own():
+    parts = [hex_coordinates(hex_array(12, 10), 10), turned(hex_coordinates(hex_array(9, 12), 25), 31) + 4000]
+    small = hex_coordinates(hex_array(3, 4), 10) - 900  # too small to tell
+    slide = slide_of(np.concatenate([*parts, small]), section=np.repeat(["a", "b", "c"], [120, 108, 12]))
+    lattice, info = laid(slide, library_key="section")
+    assert info["kind"] == "hex"
+    assert info["n_shared"].sum() == 0
+    lengths = np.linalg.norm(info["affine"][:, :2], axis=2)
+    np.testing.assert_allclose(lengths, np.repeat([[10], [25], [10]], 2, axis=1))
+    for number, name in enumerate("abc"):
+        rows = (slide.obs["section"] == name).to_numpy()
+        np.testing.assert_allclose(mapped_back(lattice[rows], info, number), slide.obsm["spatial"][rows], atol=1e-6)
+
+
+def test_sections_of_which_only_some_lie_on_a_grid():
+    rng = np.random.default_rng(0)
+    cells, square = rng.uniform(0, 15, (225, 2)), np.stack(np.mgrid[:15, :15], -1).reshape(-1, 2)
+    slide = slide_of(np.concatenate([cells, square + 50]), section=np.repeat(["a", "b"], 225))
+    with pytest.warns(UserWarning, match="1 of 2 sections lie on a regular square grid"):
+        assert laid(slide, library_key="section")[1]["kind"] == "free"
+    slide.obsm["spatial"][:225] = hex_coordinates(hex_array(15, 15))
+    with pytest.raises(ValueError, match="1 hexagonal and 1 square"):
+        laid(slide, library_key="section")
+
+
+def test_sections_in_different_units_have_a_pitch_each():
+    rng = np.random.default_rng(0)
+    cells = [rng.uniform(0, side, (400, 2)) for side in (200, 210, 200 / 0.12)]
+    slide = slide_of(np.concatenate(cells), section=np.repeat(["a", "b", "c"], 400))
+    with pytest.warns(UserWarning, match="different units"):
+        lattice, info = laid(slide, library_key="section")
+    pitch = np.linalg.norm(info["affine"][:, 0], axis=1)
+    assert pitch[2] / pitch[0] == pytest.approx(1 / 0.12, rel=0.1)
+    for number in range(3):
+        rows = slice(400 * number, 400 * number + 400)
+        assert len(np.unique(lattice[rows], axis=0)) > 200
+    stimg.pp.to_lattice(slide, library_key="section", pitch=10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert laid(slide[:800], library_key="section")[1]["pitch"] == pytest.approx(10, rel=0.15)
+
+
+@pytest.mark.parametrize("with_array", [True, False])
+def test_all_spots_of_a_visium_array(with_array):
+    array = hex_array(78, 64)
+    slide = slide_of(hex_coordinates(array, 138.2) + 900, array if with_array else None, in_tissue=[0, 1] * 2496)
+    lattice, info = laid(slide)
+    assert (info["platform"], info["n_obs"], info["n_shared"]) == ("visium", [4992], [0])
+    np.testing.assert_array_equal(lattice.max(0) + 1, [78, 64])
+    if with_array:
+        np.testing.assert_array_equal(array_back(lattice, info), array)
+
+
+def cores(gap):
+    rng = np.random.default_rng(0)
+    places = np.stack(np.mgrid[:3, :4], -1).reshape(-1, 1, 2) * gap
+    cells = rng.uniform(0, 500, (12, 200, 2)) + places
+    return slide_of(cells.reshape(-1, 2), tma_core=np.repeat(np.arange(12), 200))
+
+
+def test_cores_far_apart():
+    lattice, _ = laid(cores(50_000))
+    assert len(np.unique(lattice, axis=0)) > 1200
+    slide = cores(10_000_000)
+    with pytest.raises(ValueError, match="sites for 2400.*library_key='tma_core'"):
+        laid(slide)
+    assert len(laid(slide, library_key="tma_core")[1]["libraries"]) == 12
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input(name):
     slide, kwargs, error, match = BAD[name]

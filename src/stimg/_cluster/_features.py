@@ -8,7 +8,8 @@ import numpy as np
 
 from stimg import _keys
 from stimg._cluster._mixture import MOST_FINISHED
-from stimg._input._checks import check_coordinates, check_embedding
+from stimg._input._checks import check_embedding
+from stimg._input._coordinates import check_coordinates
 from stimg._input._records import said
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from anndata import AnnData
 from stimg import _keys
 from stimg._image._files import file_mpp
 from stimg._image._slide_image import SlideImage, open_image
-from stimg._input._checks import check_coordinates, warn
-from stimg._input._coordinates import centroids
+from stimg._input._checks import warn
+from stimg._input._coordinates import centroids, check_coordinates
 from stimg._input._records import read_record, said
 from stimg._input._tables import resolve_table
 from stimg._platforms import spot_um

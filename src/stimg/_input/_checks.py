@@ -225,23 +225,6 @@ def check_var_unique(table: AnnData) -> None:
         raise ValueError(msg)
 
 
-def check_coordinates(table: AnnData, key: str) -> np.ndarray:
-    """Return the coordinates in `.obsm[key]`, float64 (n_obs, 2); refuse them if missing or not finite."""
-    check_obsm(table, key, advice="Give the coordinates' key as `spatial_key`.")
-    values = np.asarray(table.obsm[key])
-    if values.ndim != 2 or values.shape[1] < 2:
-        msg = f"Expected `adata.obsm[{key!r}]` of shape (n_obs, 2), found {values.shape}."
-        raise ValueError(msg)
-    values = values[:, :2].astype(np.float64)
-    if bad := int((~np.isfinite(values)).any(1).sum()):
-        msg = (
-            f"`adata.obsm[{key!r}]` has NaN or infinite coordinates in {bad} of {len(values)} observations. "
-            "Remove these observations first."
-        )
-        raise ValueError(msg)
-    return values
-
-
 def get_layer(table: AnnData, layer: str | None) -> Any:
     """Return the layer, or `.X` if `layer` is `None`."""
     if layer is None:

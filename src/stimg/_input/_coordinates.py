@@ -9,14 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
+from scipy.spatial import cKDTree
 
 from stimg import _keys
-from stimg._input._checks import check_coordinates, warn
+from stimg._input._checks import check_obsm, warn
 from stimg._platforms import BIN_PATTERN, MOST_OFF, PLATFORMS, STEREO_SEQ_UM
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
+
+MOST_ROUNDED = 0.2  # of the distance between neighbours
+SURELY_EXACT = 0.01
 
 
 def array_indices(table: AnnData) -> np.ndarray | None:
@@ -35,42 +40,125 @@ def array_indices(table: AnnData) -> np.ndarray | None:
     return values.astype(np.int64)
 
 
+def check_coordinates(table: AnnData, key: str) -> np.ndarray:
+    """Return the coordinates (x, y) in `.obsm[key]`, float64 (n_obs, 2), whatever real numbers they are stored as.
+
+    Columns of a data frame that are named x and y are found by name. A missing key is a `KeyError`; text, complex or
+    missing numbers, another shape, and numbers that were rounded when they were stored are a `ValueError`.
+    """
+    check_obsm(table, key, advice="Give the coordinates' key as `spatial_key`.")
+    found: Any = table.obsm[key]
+    if isinstance(found, pd.DataFrame):
+        names = [str(name).lower() for name in found.columns]
+        if {"x", "y"} <= set(names):
+            found = found.iloc[:, [names.index("x"), names.index("y")]]
+        found = found.to_numpy()
+    if np.ma.isMaskedArray(found):
+        found = np.where(np.ma.getmaskarray(found), np.nan, found.data)
+    stored = np.asarray(found.toarray() if sparse.issparse(found) else found)
+    if stored.ndim != 2 or stored.shape[1] < 2:
+        msg = f"Expected `adata.obsm[{key!r}]` of shape (n_obs, 2), found {stored.shape}."
+        raise ValueError(msg)
+    values = _real_numbers(stored[:, :2], key)
+    _check_precision(stored[:, :2], values, key)
+    if bad := int((~np.isfinite(values)).any(1).sum()):
+        msg = (
+            f"`adata.obsm[{key!r}]` has NaN or infinite coordinates in {bad} of {len(values)} observations. "
+            "Remove these observations first."
+        )
+        raise ValueError(msg)
+    return values
+
+
+def _real_numbers(stored: np.ndarray, key: str) -> np.ndarray:
+    """Return numbers as float64; refuse text and anything else that is not a number."""
+    if stored.dtype.kind in "iuf":
+        return stored.astype(np.float64)
+    wrong = {type(value).__name__ for value in stored.ravel() if not isinstance(value, Real) and not pd.isna(value)}
+    if not wrong:
+        return pd.DataFrame(stored).apply(pd.to_numeric).to_numpy(dtype=np.float64, na_value=np.nan)
+    what = "text" if any("str" in name for name in wrong) else " and ".join(sorted(wrong))
+    msg = (
+        f"Expected numbers in `adata.obsm[{key!r}]`, found {what} (such as {stored[0, 0]!r}). If these are numbers, "
+        f"run `adata.obsm[{key!r}] = adata.obsm[{key!r}].astype(float)` first."
+    )
+    raise ValueError(msg)
+
+
+def _check_precision(stored: np.ndarray, values: np.ndarray, key: str) -> None:
+    """Refuse coordinates that were rounded, since their type does not have the digits for numbers of this size."""
+    if stored.dtype.kind != "f" or stored.dtype.itemsize > 4 or len(values) < 2:
+        return
+    finite = values[np.isfinite(values).all(1)]
+    largest, limit = np.abs(finite).max(initial=0), float(np.finfo(stored.dtype).max)
+    step = float(np.spacing(stored.dtype.type(largest)))
+    if stored.dtype.itemsize > 2 and step * np.sqrt(len(values)) < SURELY_EXACT * np.ptp(finite, axis=0).max(initial=0):
+        return
+    places = np.unique(finite, axis=0)
+    apart = float(np.median(cKDTree(places).query(places, k=2)[0][:, 1])) if len(places) > 1 else np.inf
+    if np.isinf(values).any() and stored.dtype.itemsize == 2:
+        what = f"numbers above {limit:g} are infinite"
+    elif step > MOST_ROUNDED * apart:
+        what = f"numbers around {largest:g} are rounded to multiples of {step:g}, with neighbours {apart:g} apart"
+    else:
+        return
+    msg = (
+        f"`adata.obsm[{key!r}]` is stored as {stored.dtype.name}, in which {what}. Read the coordinates again and "
+        "store them as float64; what was lost does not come back by `astype`."
+    )
+    raise ValueError(msg)
+
+
 def coordinates_of(
-    adata: AnnData | SpatialData, table: AnnData, key: str, *, optional: bool
+    adata: AnnData | SpatialData, table: AnnData, key: str, *, optional: bool, apart: bool = False
 ) -> tuple[np.ndarray | None, bool]:
-    """Return coordinates float64 (n_obs, 2), and whether they were derived from an element of a SpatialData."""
+    """Return coordinates float64 (n_obs, 2), and whether they were derived from elements of a SpatialData.
+
+    Elements without a common coordinate system are refused, unless the sections are kept `apart`.
+    """
     missing = key not in table.obsm
     if missing and table is not adata and "spatialdata_attrs" in table.uns:
-        return centroids(adata, table), True
+        return centroids(adata, table, apart=apart), True
     return None if missing and optional else check_coordinates(table, key), False
 
 
-def centroids(sdata: Any, table: AnnData, system: str | None = None) -> np.ndarray:
+def centroids(sdata: Any, table: AnnData, system: str | None = None, *, apart: bool = False) -> np.ndarray:
     """Return the centroids of the shapes, points or labels that the table annotates, in the order of its rows.
 
-    They are in this coordinate system; by default the global one or, without it, the first of each element.
+    They are in this coordinate system; by default in the global one, or the first that all elements have. If there is
+    none, it is a `ValueError`, unless sections are kept `apart`: then each element has its own first one.
     """
     from spatialdata import get_centroids
     from spatialdata.transformations import get_transformation
 
     attributes = table.uns["spatialdata_attrs"]
-    regions = table.obs[attributes["region_key"]].astype(str).to_numpy()
+    region_key = attributes["region_key"]
+    regions = table.obs[region_key].astype(str).to_numpy()
     instances = table.obs[attributes["instance_key"]].to_numpy()
-    coordinates = np.full((table.n_obs, 2), np.nan)
-    for region in dict.fromkeys(regions):
+    names = list(dict.fromkeys(regions))
+    for region in names:
         if region not in sdata:
             available = [name for _, name, _ in sdata.gen_elements()]
             msg = f"The table annotates {region!r}, which is not in the SpatialData. Available elements: {available}."
             raise KeyError(msg)
+    systems = {region: list(get_transformation(sdata[region], get_all=True)) for region in names}
+    common = [name for name in systems[names[0]] if all(name in own for own in systems.values())]
+    if not common and not apart and system is None:
+        msg = (
+            f"The regions {names[:5]} (`region_key` {region_key!r} of the table) have no coordinate system in common. "
+            f"Pass `library_key={region_key!r}`, so that each is taken for itself, or give them a common system."
+        )
+        raise ValueError(msg)
+    coordinates = np.full((table.n_obs, 2), np.nan)
+    for region in names:
         rows = regions == region
-        systems = list(get_transformation(sdata[region], get_all=True))
-        chosen = system or ("global" if "global" in systems else systems[0])
+        chosen = system or ("global" if "global" in common else (common or systems[region])[0])
         points = get_centroids(sdata[region], coordinate_system=chosen).compute()
         coordinates[rows] = points.reindex(instances[rows])[["x", "y"]].to_numpy()
     if bad := int(np.isnan(coordinates).any(1).sum()):
         msg = (
-            f"{bad} of {table.n_obs} rows of the table do not annotate an instance of {list(dict.fromkeys(regions))}. "
-            "Correct the instance key, or remove these rows."
+            f"{bad} of {table.n_obs} rows of the table do not annotate an instance of {names}. Correct the instance "
+            "key, or remove these rows."
         )
         raise ValueError(msg)
     return coordinates

@@ -8,6 +8,7 @@ import pandas as pd
 
 from stimg import _keys
 from stimg._input._checks import check_library_key
+from stimg._input._sections import check_one_section
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,16 +46,27 @@ def said(table: AnnData, name: str, given: str | None, default: str | None = Non
     return given if given is not None else read_record(table, _keys.STEP_LATTICE).get(name) or default
 
 
-def section_codes(tables: Sequence[AnnData], library_key: str | None) -> np.ndarray:
+def section_codes(
+    tables: Sequence[AnnData],
+    library_key: str | None,
+    coordinates: np.ndarray | None = None,
+    spatial_key: str | None = None,
+) -> np.ndarray:
     """Return the number of each observation's section, int64 (n_obs of all tables,), by `library_key` or the lattice.
 
     Different tables never share a section. A `KeyError` says that the column is missing, a `ValueError` that it has
-    missing values.
+    missing values. With the `coordinates` of all tables under `spatial_key`, sections that lie over one another in them
+    are a `ValueError` too.
     """
     names = []
+    start = 0
     for number, table in enumerate(tables):
         key = said(table, "library_key", library_key)
         check_library_key(table, key)
+        if coordinates is not None:
+            where = str(said(table, "spatial_key", spatial_key, _keys.SPATIAL))
+            check_one_section(table, coordinates[start : start + table.n_obs], key, spatial_key=where)
+        start += table.n_obs
         own = pd.Series("", index=table.obs_names) if key is None else table.obs[key].astype(str)
         names.append(f"{number}/" + own)
     return pd.factorize(pd.concat(names))[0]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -11,6 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from spatialdata import SpatialData
+
+
+READERS = {
+    ".h5ad": "`adata = anndata.read_h5ad(path)`",
+    ".zarr": "`sdata = spatialdata.read_zarr(path)` or `adata = anndata.read_zarr(path)`",
+}
 
 
 def resolve_table(adata: AnnData | SpatialData, table_key: str | None = None, *, copy: bool = False) -> AnnData:
@@ -31,7 +40,7 @@ def resolve_table(adata: AnnData | SpatialData, table_key: str | None = None, *,
     elif hasattr(adata, "tables") and hasattr(adata, "shapes"):
         table = _table_of(adata, table_key)
     else:
-        msg = f"Expected an AnnData or SpatialData, found {type(adata).__name__}."
+        msg = f"Expected an AnnData or SpatialData, found {type(adata).__name__}{_cure(adata)}."
         raise TypeError(msg)
     if table.isbacked and (copy or table.is_view):
         what = "use a view of" if table.is_view else "copy"
@@ -64,11 +73,38 @@ def distinct_tables(
     return tables
 
 
+def _cure(given: Any) -> str:
+    """Return how the object that was given becomes a slide, to go after its type."""
+    if isinstance(given, str | os.PathLike):
+        path = os.fsdecode(given)
+        reader = READERS.get(Path(path).suffix, "the reader of its format in `squidpy.read` or `spatialdata_io`")
+        return f" ({path!r}), not the slide itself. Read it first, with {reader}"
+    if isinstance(given, list | tuple):
+        return (
+            f" of {len(given)}. Give one slide at a time, or join them: `anndata.concat(slides, label='section', "
+            "index_unique='-')`, with `library_key='section'`"
+        )
+    if isinstance(given, Mapping):
+        names = list(map(str, given))[:5]
+        return f" with {names}. Give one of its slides" + (f", such as `[{names[0]!r}]`" if names else "")
+    if hasattr(given, "mod") and hasattr(given, "obsm"):
+        names = list(given.mod)
+        return f" with the modalities {names}. Give that with expression, such as `.mod[{names[0]!r}]`" if names else ""
+    return ""
+
+
 def _table_of(sdata: SpatialData, table_key: str | None) -> AnnData:
     names = list(sdata.tables)
     if table_key is not None and table_key not in names:
         msg = f"No table {table_key!r} (`table_key`) in the SpatialData. Available tables: {names}."
         raise KeyError(msg)
+    if not names:
+        msg = (
+            "The SpatialData has no table. Add one with the expression of its spots or cells, "
+            "`sdata['table'] = spatialdata.models.TableModel.parse(...)`; from images or points, for example with "
+            "`sdata.aggregate(values=..., by=...)`."
+        )
+        raise ValueError(msg)
     if table_key is None and len(names) != 1:
         msg = f"Expected one table in the SpatialData or a `table_key`, found tables {names}."
         raise ValueError(msg)

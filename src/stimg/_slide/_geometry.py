@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 ROW_HEIGHT = np.sqrt(0.75)  # of a hexagonal lattice, in units of the pitch
+DENSITY_NEIGHBOURS = 8
+MOST_SAMPLED = 50_000
 
 
 def site_positions(sites: np.ndarray, kind: str, parity: int = 0) -> np.ndarray:
@@ -47,3 +49,27 @@ def n_distinct(sites: np.ndarray) -> int:
     """Count the different sites among sites (n, 2), rows and columns of at least 0."""
     rows, cols = sites.astype(np.int64).T
     return len(np.unique(rows * (cols.max(initial=0) + 1) + cols))
+
+
+def default_pitch(coordinates: np.ndarray) -> float:
+    """Return the pitch that gives about one observation per site: one over the root of the median local density.
+
+    The density at an observation is that in the circle to its eighth neighbour, so that holes in the tissue do not
+    count. The pitch is 0 if more than half of the observations coincide.
+    """
+    count = min(DENSITY_NEIGHBOURS, len(coordinates) - 1)
+    if count < 1:
+        return 1.0
+    from scipy.spatial import cKDTree
+
+    distances = cKDTree(coordinates).query(_sample(coordinates), k=[count + 1])[0][:, 0]
+    return float(np.median(distances) * np.sqrt(np.pi / count))
+
+
+def _sample(coordinates: np.ndarray) -> np.ndarray:
+    """Return at most `MOST_SAMPLED` observations, evenly by distance from the middle, for any order of the rows."""
+    if len(coordinates) <= MOST_SAMPLED:
+        return coordinates
+    offset = coordinates - (coordinates.min(0) + coordinates.max(0)) / 2
+    order = np.lexsort((*offset.T, (offset**2).sum(1)))
+    return coordinates[order[np.linspace(0, len(order) - 1, MOST_SAMPLED).astype(int)]]

@@ -5,18 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import cKDTree
 
-from stimg._slide._geometry import ROW_HEIGHT, site_positions
+from stimg._slide._geometry import site_positions
 
-# Distances between the sites of a grid, in units of the smallest.
-GRID_DISTANCES = {"hex": np.sqrt([1, 3, 4, 7, 9]), "square": np.sqrt([1, 2, 4, 5, 8, 9])}
-REGULAR_SPREAD = 0.05
-LEAST_REGULAR = 0.9
-MOST_OFF_SITE = 0.4
-MOST_SAMPLED = 50_000
+# A far outlier or a wrong unit gives many more sites than that. Cores or FOVs far apart give fewer; sites take memory
+# (28 bytes each while windows are counted) but, if empty, hardly any time.
 MOST_SITES_AN_OBSERVATION = 1000
-DENSITY_NEIGHBOURS = 8
+MOST_SITES = 2**25
 FEWEST_FOR_STEP = 16
 TIE = 1e-6
 
@@ -108,126 +103,24 @@ def lay_free(coordinates: np.ndarray, pitch: float) -> Layout:
     return Layout((index - first)[:, ::-1].astype(np.int32), "free", (float(corner[1]), float(corner[0])))
 
 
-def default_pitch(coordinates: np.ndarray) -> float:
-    """Return the pitch that gives about one observation per site: one over the root of the median local density.
+def lay(
+    kind: str, array: np.ndarray | None, coordinates: np.ndarray | None, pitch: float | None, advice: str = ""
+) -> Layout:
+    """Lay out one section: bins of its coordinates if it is free, or else its array positions.
 
-    The density at an observation is that in the circle to its eighth neighbour, so that holes in the tissue do not
-    count. The pitch is 0 if more than half of the observations coincide.
+    `advice` says what to do, apart from the usual, if the lattice would be all but empty.
     """
-    count = min(DENSITY_NEIGHBOURS, len(coordinates) - 1)
-    if count < 1:
-        return 1.0
-    distances = cKDTree(coordinates).query(_sample(coordinates), k=[count + 1])[0][:, 0]
-    return float(np.median(distances) * np.sqrt(np.pi / count))
-
-
-def regular_grid(coordinates: np.ndarray) -> str | None:
-    """Tell whether coordinates lie on a regular `"hex"` or `"square"` grid, with or without gaps.
-
-    They do if almost all distances to the nearest six are distances in that grid, and more of them than in the other.
-    """
-    if len(coordinates) < FEWEST_FOR_STEP:
-        return None
-    distances = cKDTree(coordinates).query(_sample(coordinates), k=7)[0][:, 1:]
-    nearest = np.median(distances[:, 0])
-    if nearest == 0:
-        return None
-    fit = {
-        kind: float(np.mean(np.abs(distances[..., None] / (nearest * shells) - 1).min(-1) < REGULAR_SPREAD))
-        for kind, shells in GRID_DISTANCES.items()
-    }
-    if max(fit.values()) < LEAST_REGULAR or fit["hex"] == fit["square"]:
-        return None
-    return max(fit, key=lambda kind: fit[kind])
-
-
-def grid_indices(coordinates: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return array indices (rows, cols) of coordinates on a regular grid at any angle, or `None` if they fit none.
-
-    The angle comes from the directions to the nearest neighbours. Indices are rounded near the middle and an affine map
-    is fitted to them; with that map the same is done twice as far out, and so on across the slide.
-    """
-    fold = 6 if kind == "hex" else 4
-    distances, neighbours = cKDTree(coordinates).query(coordinates, k=fold + 1)
-    pitch = float(np.median(distances[:, 1]))
-    if pitch == 0:
-        return None
-    near = np.abs(distances[:, 1:] / pitch - 1) < 0.15
-    if not near.any():
-        return None
-    offsets = coordinates[neighbours[:, 1:]][near] - np.repeat(coordinates, near.sum(1), axis=0)
-    angle = _grid_angle(np.arctan2(offsets[:, 1], offsets[:, 0]), fold)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    centre = coordinates[np.argmin(((coordinates - coordinates.mean(0)) ** 2).sum(1))]
-    units = (coordinates - centre) @ turn / pitch
-    design = np.column_stack([units, np.ones(len(units))])
-    distance = np.linalg.norm(units, axis=1)
-    radius = 6.0
-    while True:
-        inside = distance <= radius
-        positions = _nearest_sites(units, kind)[1]
-        if np.linalg.matrix_rank(design[inside]) == 3:
-            units = design @ np.linalg.lstsq(design[inside], positions[inside], rcond=None)[0]
-        if inside.all():
-            break
-        radius *= 2
-    (rows, cols), positions = _nearest_sites(units, kind)
-    if np.abs(units - positions).max() > MOST_OFF_SITE or len(np.unique(positions, axis=0)) < len(positions):
-        return None
-    return rows, cols
-
-
-def _grid_angle(directions: np.ndarray, fold: int) -> float:
-    """Return the direction of the grid's rows: the axis nearest to x or y, so that turned slides turn their lattice."""
-    angle = float(np.angle(np.exp(1j * fold * directions).mean())) / fold
-    axes = angle + 2 * np.pi / fold * np.arange(fold // 2)
-    off = np.abs((axes + np.pi / 4) % (np.pi / 2) - np.pi / 4)
-    return float(axes[np.argmin(np.round(off, 6))])
-
-
-def _nearest_sites(units: np.ndarray, kind: str) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
-    """Return the array indices (rows, cols) nearest to positions in units of the pitch, and where these lie."""
-    if kind == "hex":
-        rows = np.rint(units[:, 1] / ROW_HEIGHT)
-        cols = rows + 2 * np.rint(units[:, 0] - 0.5 * rows)
-        positions = np.column_stack([cols / 2, rows * ROW_HEIGHT])
-    else:
-        rows, cols = np.rint(units[:, 1]), np.rint(units[:, 0])
-        positions = np.column_stack([cols, rows])
-    return (rows.astype(np.int64), cols.astype(np.int64)), positions
-
-
-def _sample(coordinates: np.ndarray) -> np.ndarray:
-    """Return at most `MOST_SAMPLED` observations, evenly by distance from the middle, for any order of the rows."""
-    if len(coordinates) <= MOST_SAMPLED:
-        return coordinates
-    offset = coordinates - (coordinates.min(0) + coordinates.max(0)) / 2
-    order = np.lexsort((*offset.T, (offset**2).sum(1)))
-    return coordinates[order[np.linspace(0, len(order) - 1, MOST_SAMPLED).astype(int)]]
-
-
-def lay(kind: str, array: np.ndarray | None, coordinates: np.ndarray | None, pitch: float | None) -> Layout:
-    """Lay out one section."""
-    if kind == "free":
+    if array is None:
         if coordinates is None or pitch is None:
             msg = "Expected coordinates for a free lattice, found none."
             raise ValueError(msg)
         shape = np.ptp(coordinates, axis=0) / pitch + 1
-        _check_size(shape, len(coordinates), "Pass a larger `pitch` (in units of the coordinates)")
+        _check_size(shape, len(coordinates), f"Pass a larger `pitch` (in units of the coordinates){advice}")
         return lay_free(coordinates, pitch)
-    if array is None:
-        found = None if coordinates is None or len(coordinates) < 7 else grid_indices(coordinates, kind)
-        if found is None:
-            msg = (
-                f"Expected `adata.obs['array_row']` and `['array_col']`, or coordinates on a regular {kind} grid; "
-                "found neither. Pass `platform='free'` to bin the coordinates."
-            )
-            raise ValueError(msg)
-        array = np.column_stack(found)
     rows, cols = array.T
     if kind == "square":
         layout = lay_square(rows, cols)
-        _check_size(np.ptp(array, axis=0) / layout.step + 1, len(array), "Correct the array positions")
+        _check_size(np.ptp(array, axis=0) / layout.step + 1, len(array), f"Correct the array positions{advice}")
         return layout
     if not has_one_parity(rows, cols):
         msg = (
@@ -235,13 +128,13 @@ def lay(kind: str, array: np.ndarray | None, coordinates: np.ndarray | None, pit
             "both. Pass `platform='square'` for a square array, or `library_key` for sections with different frames."
         )
         raise ValueError(msg)
-    _check_size(np.ptp(array, axis=0) / [1, 2] + 1, len(array), "Correct the array positions")
+    _check_size(np.ptp(array, axis=0) / [1, 2] + 1, len(array), f"Correct the array positions{advice}")
     return lay_hex(rows, cols, coordinates)
 
 
 def _check_size(shape: np.ndarray, n_obs: int, advice: str) -> None:
     """Refuse a lattice that is almost empty, because of a far outlier or a wrong unit."""
-    if np.prod(shape) > MOST_SITES_AN_OBSERVATION * n_obs + 10_000:
+    if np.prod(shape) > max(MOST_SITES_AN_OBSERVATION * n_obs, MOST_SITES):
         msg = (
             f"The lattice would have {np.prod(shape):.3g} sites for {n_obs} observations. {advice}, or remove far "
             "outliers."

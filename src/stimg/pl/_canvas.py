@@ -9,8 +9,10 @@ import numpy as np
 from matplotlib.collections import EllipseCollection
 
 from stimg import _keys
-from stimg._input._checks import check_coordinates, check_library_key
+from stimg._input._checks import check_library_key
+from stimg._input._coordinates import check_coordinates
 from stimg._input._records import read_record, said
+from stimg._input._sections import check_one_section
 from stimg._slide._geometry import spacing
 from stimg._slide._lattice import read_lattice
 
@@ -50,7 +52,8 @@ def read_section(
     KeyError
         No such column, or no coordinates.
     ValueError
-        Several sections and no `library`, an unknown `library`, or a `library` without a `library_key`.
+        Several sections and no `library`, an unknown `library`, a `library` without a `library_key`, or sections
+        without a `library_key` that lie over one another.
     """
     spatial_key = said(table, "spatial_key", spatial_key, _keys.SPATIAL)
     library_key = said(table, "library_key", library_key)
@@ -60,6 +63,7 @@ def read_section(
         if library is not None:
             msg = f"Expected `library_key` with `library`={library!r}, found None. Pass the column of `adata.obs`."
             raise ValueError(msg)
+        check_one_section(table, coordinates, spatial_key=str(spatial_key))
     else:
         check_library_key(table, library_key)
         sections = table.obs[library_key].astype(str).to_numpy()

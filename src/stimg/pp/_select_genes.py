@@ -10,7 +10,6 @@ import numpy as np
 from stimg import _keys
 from stimg._input._checks import (
     check_choice,
-    check_coordinates,
     check_gene_list,
     check_positive,
     check_positive_int,
@@ -18,6 +17,7 @@ from stimg._input._checks import (
     checked,
     get_layer,
 )
+from stimg._input._coordinates import check_coordinates
 from stimg._input._records import said, section_codes, write_record
 from stimg._input._rows import checked_rows, row_blocks
 from stimg._input._tables import prepare, resolve_table
@@ -97,7 +97,7 @@ def select_genes(
         `genes` is one string, or expression is not numeric or not in memory.
     ValueError
         Duplicated gene names; negative or NaN expression; values that do not fit `scale`; no gene that varies; fewer
-        observations than Moran's I needs.
+        observations than Moran's I needs, or sections without a `library_key` that lie over one another.
 
     Examples
     --------
@@ -116,7 +116,7 @@ def select_genes(
         _check_genes(table, genes)
     elif method == "moran":
         coordinates = check_coordinates(table, str(said(table, "spatial_key", spatial_key, _keys.SPATIAL)))
-        graph = neighbour_graph(coordinates, section_codes([table], library_key))
+        graph = neighbour_graph(coordinates, section_codes([table], library_key, coordinates, spatial_key))
     values = get_layer(table, layer)
 
     def log_blocks() -> Iterator[sparse.csr_array]:

@@ -6,14 +6,16 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from stimg import _keys
 from stimg._input._checks import check_choice, check_library_key, check_positive, checked, warn
 from stimg._input._coordinates import array_indices, coordinates_of, units_of
 from stimg._input._records import write_record
+from stimg._input._sections import check_one_section, section_columns
 from stimg._input._tables import prepare, resolve_table
 from stimg._platforms import PLATFORMS
-from stimg._slide._detect import detect_kind, free_pitch, kind_with_pitch, name_platform
+from stimg._slide._detect import name_platform, plan_sections
 from stimg._slide._geometry import n_distinct
 from stimg._slide._lattice import SINGLE, axis_lengths
 from stimg._slide._layout import Layout, fit_affine, lay
@@ -119,25 +121,28 @@ def to_lattice(
     check_library_key(table, library_key)
     kind: str | None = None if platform == "auto" else PLATFORMS[platform].kind
     array = array_indices(table) if kind != "free" else None
-    coordinates, derived = coordinates_of(adata, table, spatial_key, optional=array is not None)
+    coordinates, derived = coordinates_of(
+        adata, table, spatial_key, optional=array is not None, apart=library_key is not None
+    )
+    if (points := coordinates if array is None else array) is not None:
+        check_one_section(table, points, library_key, spatial_key=spatial_key)
     of_library = np.full(table.n_obs, SINGLE) if library_key is None else table.obs[library_key].astype(str).to_numpy()
     libraries = [str(name) for name in dict.fromkeys(of_library)]
     members = [np.flatnonzero(of_library == name) for name in libraries]
-    if pitch is not None:
-        kind = kind_with_pitch(kind, array)
-    elif kind is None:
-        kind = detect_kind(array, coordinates, members)
-    if kind == "free" and coordinates is not None and pitch is None:
-        pitch = free_pitch([coordinates[rows] for rows in members])
+    plan = plan_sections(kind, array, coordinates, members, pitch)
+    kind = plan.kind
+    tell_apart = [] if library_key else section_columns(table)
     layouts, fits = [], []
     lattice = np.zeros((table.n_obs, 2), dtype=np.int32)
-    for name, rows in zip(libraries, members, strict=True):
+    for number, (name, rows) in enumerate(zip(libraries, members, strict=True)):
         here = None if coordinates is None else coordinates[rows]
-        layout = lay(kind, None if array is None else array[rows], here, pitch)
-        _check_sharing(layout, name, library_key)
+        layout = lay(kind, plan.arrays[number], here, plan.pitches[number], _advice(tell_apart))
+        _check_sharing(layout, name, table.obs[tell_apart].iloc[rows], exact=array is not None, split=bool(library_key))
+        if off := plan.n_off[number]:
+            warn(f"{off} of {len(rows)} observations of library {name!r} lie off the grid of the others, at its edges.")
         lattice[rows] = layout.lattice
         layouts.append(layout)
-        fits.append(fit_affine(layout, here, pitch))
+        fits.append(fit_affine(layout, here, plan.pitches[number]))
     affine = np.stack([fit for fit, _ in fits])
     measured = axis_lengths(affine).mean(1)
     platform = name_platform(kind, affine) if platform == "auto" else platform
@@ -192,16 +197,35 @@ def _mean(values: np.ndarray) -> float:
     return float(known.mean()) if len(known) else float("nan")
 
 
-def _check_sharing(layout: Layout, name: str, library_key: str | None) -> None:
-    """Refuse hexagonal spots, or many spots of a square array, that share a site; warn if they are few."""
+def _advice(tell_apart: list[str]) -> str:
+    """Say which columns may divide a slide whose pieces lie far apart."""
+    if not tell_apart:
+        return ""
+    return f", pass `library_key={tell_apart[0]!r}` if pieces of tissue lie far apart"
+
+
+def _check_sharing(layout: Layout, name: str, columns: pd.DataFrame, *, exact: bool, split: bool) -> None:
+    """Refuse spots of a hexagonal array, or many of another grid, that share a site; warn if they are few.
+
+    `columns` may tell sections apart; `exact` says that array positions were given, `split` that sections were.
+    """
     shared = len(layout.lattice) - n_distinct(layout.lattice)
     if layout.kind == "free" or not shared:
         return
     what = f"{shared} of {len(layout.lattice)} observations of library {name!r} share an array position with another."
-    if layout.kind == "hex" or shared > MOST_SHARED * len(layout.lattice):
-        advice = (
-            "Remove the duplicates" if library_key else "Pass the column that tells sections apart as `library_key`"
-        )
+    if (layout.kind == "hex" and exact) or shared > MOST_SHARED * len(layout.lattice):
+        key = next((one for one in columns if _are_apart(layout.lattice, columns[one])), None)
+        advice = "Pass the column that tells sections apart as `library_key`"
+        if split:
+            advice = "Remove the duplicates"
+        elif key is not None:
+            advice = f"Pass `library_key={key!r}`, by which they are of different sections"
         msg = f"{what} {advice}, or pass `platform='free'`."
         raise ValueError(msg)
     warn(f"{what} Their counts are summed for the model.")
+
+
+def _are_apart(lattice: np.ndarray, column: pd.Series) -> bool:
+    """Tell whether all observations that share a site have different values in a column."""
+    places = pd.DataFrame(lattice).assign(value=column.astype(str).to_numpy())
+    return not places.duplicated().any()

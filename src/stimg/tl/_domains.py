@@ -102,7 +102,8 @@ def domains(
         The embedding, the coordinates or the column `library_key` is missing.
     ValueError
         `n_domains` is above the number of observations, the embedding is not finite, embeddings of several slides have
-        different widths, a slide is given twice, or a bad argument.
+        different widths, a slide is given twice, sections without a `library_key` lie over one another where
+        coordinates are used, or a bad argument.
     RuntimeError
         `n_domains` domains could not be reached.
 
@@ -132,8 +133,8 @@ def domains(
     tables = distinct_tables(given, table_key, copy=copy)
     keys = _embedding_keys(tables, use_rep)
     embedding = joined_embeddings(tables, keys)
-    libraries = section_codes(tables, library_key)
     coordinates = joined_coordinates(tables, spatial_key) if method == "leiden" or refine else None
+    libraries = section_codes(tables, library_key, coordinates, spatial_key)
     largest = max(candidates) if n_domains == "auto" else n_domains
     if largest > len(embedding):
         name = "candidates" if n_domains == "auto" else "n_domains"
