@@ -18,7 +18,7 @@ from stimg._input._records import read_record, said
 from stimg._input._tables import resolve_table
 from stimg._platforms import spot_um
 from stimg._slide._geometry import spacing
-from stimg._slide._layout import regular_grid
+from stimg._slide._grid import find_grid
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -154,7 +154,7 @@ def _diameter_um(
     lattice, pitch = read_record(table, _keys.STEP_LATTICE), spacing(coordinates)
     of_array = spot_um(lattice.get("platform", ""), lattice.get("pitch_um", np.nan))
     alike = not lattice and stored is not None and 0.6 * pitch < stored < 0.75 * pitch
-    if alike and regular_grid(coordinates) == "hex":
+    if alike and (grid := find_grid(coordinates)) is not None and grid.kind == "hex":
         of_array = spot_um("visium", pitch * um_per_unit)
     in_units = None if stored is None else stored * um_per_unit
     places = source.diameter_um, library.get("scalefactors", {}).get("spot_diameter_um"), of_array, in_units
