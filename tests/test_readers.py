@@ -197,7 +197,6 @@ def test_visium_with_spots_on_glass(here):
         to_domains(slide)
 
 
-@pytest.mark.xfail(strict=True, reason="found_by_readers H: the message does not say that positions were not read")
 def test_visium_whose_positions_were_not_read(here):
     sq = pytest.importorskip("squidpy")
     layouts.write_visium(here / "outs", layouts.make_slide("visium"), 2)
@@ -205,13 +204,11 @@ def test_visium_whose_positions_were_not_read(here):
         stimg.pp.to_lattice(sq.read.visium("outs", load_images=False))
 
 
-@pytest.mark.xfail(strict=True, reason="found_by_readers I: the message does not say that files have to be read")
 def test_visium_by_the_path_of_its_folder(here):
     with pytest.raises(TypeError, match="read"):
         stimg.pp.to_lattice("outs")
 
 
-@pytest.mark.xfail(strict=True, reason="found_by_readers B: a platform that contradicts the array is accepted")
 def test_visium_called_visium_hd(here):
     layouts.write_visium(here / "outs", layouts.make_slide("visium"), 2)
     with pytest.raises(ValueError, match="visium"):
@@ -273,7 +270,6 @@ def test_visium_hd_of_real_files(here, real_cases_dir):
 
 
 @pytest.mark.real
-@pytest.mark.xfail(strict=True, reason="found_by_readers G: the message does not say that barcodes have no position")
 def test_visium_hd_with_barcodes_that_have_no_place(here, real_cases_dir):
     (here / "outs").symlink_to(real_cases_dir / "seurat_visium" / "visium_hd")
     with pytest.raises(ValueError, match=r"2,?053.*barcode"):
@@ -281,7 +277,6 @@ def test_visium_hd_with_barcodes_that_have_no_place(here, real_cases_dir):
 
 
 @pytest.mark.real
-@pytest.mark.xfail(strict=True, reason="found_by_readers A: the stated micrometres per pixel contradict the bins")
 def test_visium_hd_whose_scale_contradicts_its_bins(here, real_cases_dir):
     """Seurat's bins of 8 um have the places of bins of 16 um."""
     (here / "outs").symlink_to(real_cases_dir / "seurat_visium" / "visium_hd")
@@ -341,7 +336,6 @@ def test_cosmx_by_field_of_view(here):
     assert result.table.obs["stimg_domain"].nunique() == 7
 
 
-@pytest.mark.xfail(strict=True, reason="found_by_readers C: fields of view are laid on top of each other")
 @pytest.mark.parametrize("reader", ["squidpy", "spatialdata_io"])
 def test_cosmx_in_local_coordinates(here, reader):
     layouts.write_cosmx(here / "flat", layouts.make_slide("cosmx"))
@@ -366,7 +360,6 @@ def test_merscope(here, reader):
     check(result, slide.obsm["spatial"], slide.X, kind="free", platform="merfish", um_per_unit=1, library_key="")
 
 
-@pytest.mark.xfail(strict=True, reason="found_by_readers F: a `table_key` is asked for where there is no table")
 def test_merscope_without_its_table(here):
     layouts.write_merscope(here / "region_0", layouts.make_slide("merfish"))
     sdata = merscope("region_0", transcripts=False, mosaic_images=False, cells_table=False)
@@ -374,7 +367,6 @@ def test_merscope_without_its_table(here):
         stimg.pp.to_lattice(sdata, "merfish")
 
 
-@pytest.mark.xfail(strict=True, reason="found_by_readers J: serial sections are laid on top of each other")
 def test_merfish_of_serial_sections():
     """As `squidpy.datasets.merfish` has them: one object, the depth of each section in a column."""
     slide = layouts.make_slide("merfish")

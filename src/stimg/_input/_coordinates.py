@@ -31,10 +31,17 @@ def array_indices(table: AnnData) -> np.ndarray | None:
         return None
     columns = [pd.to_numeric(table.obs[key].astype(object), errors="coerce") for key in keys]
     values = np.column_stack([column.to_numpy(dtype=np.float64) for column in columns])
+    if lost := int(table.obs[list(keys)].isna().to_numpy().any(1).sum()):
+        msg = (
+            f"{lost:,} of {table.n_obs:,} observations have no position (NaN) in `adata.obs['array_row']` and "
+            "`['array_col']`, as where the file of positions lacks their barcodes. Check that both belong together, and remove these "
+            "observations: `adata = adata[adata.obs['array_row'].notna()].copy()`."
+        )
+        raise ValueError(msg)
     if bad := int((~np.isfinite(values) | (values != np.rint(values))).any(1).sum()):
         msg = (
             f"Expected integers in `adata.obs['array_row']` and `['array_col']`, found {bad} observations "
-            "with NaN, text or fractions. Correct them, or pass `platform='free'` to use the coordinates."
+            "with text, fractions or infinity. Correct them, or pass `platform='free'` to use the coordinates."
         )
         raise ValueError(msg)
     return values.astype(np.int64)
@@ -46,7 +53,7 @@ def check_coordinates(table: AnnData, key: str) -> np.ndarray:
     Columns of a data frame that are named x and y are found by name. A missing key is a `KeyError`; text, complex or
     missing numbers, another shape, and numbers that were rounded when they were stored are a `ValueError`.
     """
-    check_obsm(table, key, advice="Give the coordinates' key as `spatial_key`.")
+    check_obsm(table, key, advice="Give the coordinates' key as `spatial_key`, or read the positions first.")
     found: Any = table.obsm[key]
     if isinstance(found, pd.DataFrame):
         names = [str(name).lower() for name in found.columns]

@@ -11,7 +11,7 @@ from stimg._input._checks import warn
 from stimg._slide._geometry import default_pitch
 from stimg._slide._grid import FEWEST_TO_FIND, Grid, find_grid
 from stimg._slide._lattice import axis_lengths
-from stimg._slide._layout import is_checkerboard
+from stimg._slide._layout import FEWEST_FOR_STEP, is_checkerboard
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +51,14 @@ def plan_sections(
         raise ValueError(msg)
     if array is not None:
         kind = kind or array_kind(array, members)
+        if kind == "square" and any(
+            len(rows) >= FEWEST_FOR_STEP and is_checkerboard(*array[rows].T) for rows in members
+        ):
+            msg = (
+                "Expected a square array, found a hexagonal one: `array_row + array_col` is even for all spots, or odd "
+                "for all. Pass `platform='auto'`, or the platform's name, such as 'visium'."
+            )
+            raise ValueError(msg)
         return Plan(kind, [array[rows] for rows in members], nowhere, [0] * len(members))
     if pitch is None and kind != "free" and (grids := grids_of(coordinates, members, kind)):
         return Plan(grids[0].kind, [grid.array for grid in grids], nowhere, [grid.n_off for grid in grids])

@@ -104,7 +104,8 @@ def to_lattice(
     Warns
     -----
     UserWarning
-        Up to 5 % of the observations of a square array share a position with another.
+        Up to 5 % of the observations of a square array share a position with another; `adata` has array positions, but
+        `platform` names one without an array.
 
     Examples
     --------
@@ -121,6 +122,11 @@ def to_lattice(
     check_library_key(table, library_key)
     kind: str | None = None if platform == "auto" else PLATFORMS[platform].kind
     array = array_indices(table) if kind != "free" else None
+    if kind == "free" and platform != "free" and {_keys.ARRAY_ROW, _keys.ARRAY_COL} <= set(table.obs):
+        warn(
+            f"`adata.obs` has positions on an array, which slides of {platform!r} do not have, and which are not used. "
+            "Pass `platform='auto'` to use them, or 'free' to bin the coordinates."
+        )
     coordinates, derived = coordinates_of(
         adata, table, spatial_key, optional=array is not None, apart=library_key is not None
     )
