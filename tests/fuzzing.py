@@ -129,7 +129,7 @@ def slides(draw) -> ad.AnnData:
         warnings.simplefilter("ignore")
         adata = ad.AnnData(values, obs=pd.DataFrame(index=spots), var=pd.DataFrame(index=names))
         place(adata, draw(st.sampled_from(["hex", "square", "cells"] + ["clash", "none"] * (not sound))), rng)
-        spoilt = [] if sound else [None] * 5 + ["nan", "inf", "text", "one", "same", "huge"]
+        spoilt = [] if sound else [None] * 5 + ["nan", "inf", "text", "one", "same", "huge", "half", "swapped"]
         spoil(adata, draw(st.sampled_from([None, "wide", *spoilt])), rng)
         if n_obs and draw(st.booleans()):
             kind = draw(st.sampled_from(["two", "int"] + ["each", "missing"] * (not sound)))
@@ -201,6 +201,8 @@ def spoil(adata: ad.AnnData, fault: str | None, rng: np.random.Generator) -> Non
         values = np.column_stack([values, values[:, 0]])
     if fault == "same":
         values[:] = 5
+    if fault in ("half", "swapped"):
+        values = values.astype({"half": np.float16, "swapped": ">f8"}[fault])
     adata.obsm["spatial"] = values
 
 

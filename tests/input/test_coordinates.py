@@ -10,6 +10,7 @@ from scipy import sparse
 
 import stimg
 from stimg._input._coordinates import check_coordinates
+from stimg._slide._lattice import read_lattice
 
 CELLS = np.random.default_rng(0).integers(0, 250, (300, 2)) / 2.0
 
@@ -50,6 +51,7 @@ def test_real_numbers_of_any_kind(stored):
     for slide in (plain, other):
         stimg.pp.to_lattice(slide, "free")
     np.testing.assert_array_equal(other.obsm["lattice"], plain.obsm["lattice"])
+    np.testing.assert_array_equal(read_lattice(other).sites, plain.obsm["lattice"])
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, ">i4", np.uint64, "Int64"])
@@ -138,5 +140,7 @@ def test_every_step_reads_them_in_the_same_way(step):
 def test_missing_coordinates_are_counted():
     with pytest.raises(ValueError, match="1 of 300"):
         check_coordinates(table(np.where(np.arange(600).reshape(300, 2) == 5, np.nan, CELLS)), "spatial")
+    with pytest.raises(ValueError, match=r"300 of 300 .*another `spatial_key`, or `del adata.obsm\['spatial'\]`"):
+        check_coordinates(table(CELLS * np.nan), "spatial")
     with pytest.raises(KeyError, match="'xy' not found.*spatial_key"):
         check_coordinates(table(), "xy")

@@ -107,6 +107,7 @@ SOUND = {
     "an identifier for each": lambda xy, _: pd.DataFrame({"sample": np.arange(len(xy))}),
     "sections side by side": lambda xy, _: pd.DataFrame({"library_id": np.where(xy[:, 0] < 0.4, "a", "b")}),
     "words within words": lambda xy, rng: pd.DataFrame({"score": rng.integers(0, 2, len(xy)), "steroid": "a"}),
+    "in the tissue or not": lambda xy, rng: pd.DataFrame({"in_tissue": np.sort(rng.integers(0, 2, len(xy)))}),
     "cluster of samples": lambda xy, rng: pd.DataFrame({"sample_cluster": rng.integers(0, 2, len(xy))}),
 }
 

@@ -578,9 +578,12 @@ def spatial_data():
 
 
 @pytest.mark.parametrize("with_array", [True, False])
-def test_spatialdata_centroids(spatial_data, with_array):
+@pytest.mark.parametrize("stored", [None, np.nan])
+def test_spatialdata_centroids(spatial_data, with_array, stored):
     make, places, array = spatial_data
     sdata = make()
+    if stored is not None:
+        sdata["table"].obsm["spatial"] = np.full((len(array), 2), stored)
     if not with_array:
         del sdata["table"].obs["array_row"]
     assert stimg.pp.to_lattice(sdata) is None

@@ -69,10 +69,10 @@ def check_coordinates(table: AnnData, key: str) -> np.ndarray:
     values = _real_numbers(stored[:, :2], key)
     _check_precision(stored[:, :2], values, key)
     if bad := int((~np.isfinite(values)).any(1).sum()):
-        msg = (
-            f"`adata.obsm[{key!r}]` has NaN or infinite coordinates in {bad} of {len(values)} observations. "
-            "Remove these observations first."
-        )
+        advice = "Remove these observations first."
+        if bad == len(values):
+            advice = f"Give another `spatial_key`, or `del adata.obsm[{key!r}]` if array positions are known."
+        msg = f"`adata.obsm[{key!r}]` has NaN or infinite coordinates in {bad} of {len(values)} observations. {advice}"
         raise ValueError(msg)
     return values
 
@@ -121,12 +121,14 @@ def coordinates_of(
 ) -> tuple[np.ndarray | None, bool]:
     """Return coordinates float64 (n_obs, 2), and whether they were derived from elements of a SpatialData.
 
-    Elements without a common coordinate system are refused, unless the sections are kept `apart`.
+    They are derived if the table has none, or only NaN. Elements without a common coordinate system are refused, unless
+    the sections are kept `apart`.
     """
-    missing = key not in table.obsm
-    if missing and table is not adata and "spatialdata_attrs" in table.uns:
-        return centroids(adata, table, apart=apart), True
-    return None if missing and optional else check_coordinates(table, key), False
+    if table is not adata and "spatialdata_attrs" in table.uns:
+        stored = table.obsm.get(key)
+        if stored is None or pd.isna(np.asarray(stored)).all():
+            return centroids(adata, table, apart=apart), True
+    return None if key not in table.obsm and optional else check_coordinates(table, key), False
 
 
 def centroids(sdata: Any, table: AnnData, system: str | None = None, *, apart: bool = False) -> np.ndarray:

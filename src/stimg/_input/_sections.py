@@ -104,7 +104,13 @@ def check_one_section(
 
 def section_columns(table: AnnData) -> list[str]:
     """Return the columns of `.obs` whose names say that they tell sections apart, and that have several values."""
-    return [str(name) for name in table.obs.columns if _kind(table, str(name)) and _codes(table.obs[name]) is not None]
+    return [name for name in _names(table) if _kind(table, name) and _codes(table.obs[name]) is not None]
+
+
+def _names(table: AnnData) -> list[str]:
+    """Return the names of the columns of `.obs` that can be found by name."""
+    columns = table.obs.columns
+    return [name for name in columns[~columns.duplicated(keep=False)] if isinstance(name, str)]
 
 
 def _is_mistake(found: Overlap, column: Column, *, divided: bool) -> bool:
@@ -118,18 +124,19 @@ def _is_mistake(found: Overlap, column: Column, *, divided: bool) -> bool:
 
 def _columns(table: AnnData, points: np.ndarray, spatial_key: str) -> Iterator[Column]:
     """Yield all that may tell sections apart."""
-    for name in map(str, table.obs.columns):
+    for name in _names(table):
         where = f"adata.obs[{name!r}]"
         kind = _kind(table, name)
         if kind and _words(name) & OF_DEPTH and pd.api.types.is_float_dtype(table.obs[name]):
-            if levels := _levels(table.obs[name].to_numpy(dtype=np.float64), points):
+            if levels := _levels(table.obs[name].to_numpy(dtype=np.float64, na_value=np.nan), points):
                 step = f"adata.obs['level'] = {levels.of(where)}" if len(levels.edges) else ""
                 yield Column(f"`{where}`", levels.codes, levels.far or kind == "named", "level" if step else name, step)
         elif kind and (codes := _codes(table.obs[name])) is not None:
             yield Column(f"`{where}`", codes, kind == "named", name)
     stored: Any = table.obsm.get(spatial_key)
     if stored is not None and getattr(stored, "ndim", 0) == 2 and stored.shape[1] == 3:
-        depth = np.asarray(stored)[:, 2].astype(np.float64)
+        third = np.asarray(stored)[:, 2]
+        depth = third.astype(np.float64) if third.dtype.kind in "iuf" else np.zeros(len(third))
         where = f"adata.obsm[{spatial_key!r}][:, 2]"
         if levels := _levels(depth, points):
             yield Column(f"`{where}`", levels.codes, levels.far, "z", f"adata.obs['z'] = {levels.of(where)}")
@@ -163,13 +170,16 @@ def _are_entries(column: pd.Series, names: list[Any]) -> bool:
     """Tell whether all values of a column are among these names."""
     if pd.api.types.is_float_dtype(column):
         return False
-    return set(map(str, column.unique())) <= set(map(str, names))
+    return set(column.astype(str).unique()) <= set(map(str, names))
 
 
 def _codes(column: pd.Series) -> np.ndarray | None:
     """Return the number of each observation's value, or `None` if it has one value, or about one per observation."""
     values = column.cat.codes if isinstance(column.dtype, pd.CategoricalDtype) else column
-    codes = pd.factorize(values, use_na_sentinel=False)[0]
+    try:
+        codes = pd.factorize(values, use_na_sentinel=False)[0]
+    except (TypeError, ValueError):  # lists and the like, or numbers in another byte order
+        codes = pd.factorize(column.astype(str))[0]
     return codes.astype(np.int64) if 0 < codes.max(initial=0) < len(codes) / FEWEST else None
 
 
@@ -195,7 +205,7 @@ def _check_images(table: AnnData, columns: list[Column]) -> None:
     entries = entries if isinstance(entries, Mapping) else {}
     names = [str(name) for name, entry in entries.items() if isinstance(entry, Mapping) and entry.get("images")]
     # A column with the name of one of them is left where the other sections were removed.
-    if len(names) < 2 or columns or any(_are_entries(table.obs[name], names) for name in table.obs.columns):
+    if len(names) < 2 or columns or any(_are_entries(table.obs[name], names) for name in _names(table)):
         return
     msg = (
         f"`adata.uns['spatial']` has images of {len(names)} sections ({names[:5]}), but no column of `adata.obs` tells "

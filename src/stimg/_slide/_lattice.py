@@ -11,6 +11,7 @@ import pandas as pd
 
 from stimg import _keys
 from stimg._input._checks import check_obsm
+from stimg._input._coordinates import check_coordinates
 from stimg._input._records import read_record
 from stimg._slide._geometry import n_distinct, site_positions
 
@@ -72,7 +73,7 @@ def read_lattice(table: AnnData, key: str = _keys.LATTICE) -> Lattice:
     libraries = [str(name) for name in record["libraries"]] if record["library_key"] else [SINGLE]
     section = _sections(table, record["library_key"], libraries)
     spatial_key = str(record.get("spatial_key", _keys.SPATIAL))
-    coordinates = np.asarray(table.obsm[spatial_key])[:, :2] if spatial_key in table.obsm else None
+    coordinates = check_coordinates(table, spatial_key) if spatial_key in table.obsm else None
     for number, library in enumerate(libraries):
         rows = section == number
         _check_section(record, number, library, sites[rows], None if coordinates is None else coordinates[rows])

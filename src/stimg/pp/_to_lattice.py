@@ -55,16 +55,20 @@ def to_lattice(
         `.obsm[spatial_key]`. If the table of a `SpatialData` has neither, the centroids of the element that it
         annotates are used and written to `.obsm[spatial_key]`.
     platform
-        `"auto"` looks for array columns, then for coordinates on a regular hexagonal or square grid, falls back to
+        `"auto"` looks for array columns, then for coordinates on a regular hexagonal or square grid (at any angle, with
+        gaps, and in spite of a few duplicates, of jitter up to a tenth of the pitch and of rounding), falls back to
         `"free"`, and logs its choice. Or one of `"visium"`, `"hex"`, `"st"`, `"visium_hd"`, `"stereo_seq"`,
         `"square"`, `"free"`, `"slide_seq"`, `"xenium"`, `"merfish"`, `"cosmx"`, `"osmfish"`, `"starmap"`, `"seqfish"`.
     spatial_key
         Key of the coordinates (x, y) in `.obsm`.
     library_key
-        Column of `.obs` that tells sections apart; each gets its own lattice.
+        Column of `.obs` that tells sections apart; each gets its own lattice. Without it, sections that lie over one
+        another are refused, by the name of the column that tells them apart (as `library_id`, `fov`, `batch`, the
+        `region_key` of a `SpatialData`, or a third coordinate). A column with one value says that all is one section.
     pitch
         Side of the square bins for coordinates without array positions, in units of the coordinates. By default (for
         free coordinates) one over the root of the median local density, for about one observation per site of tissue.
+        All sections get the same, unless their coordinates have different units.
     um_per_unit
         Micrometres per unit of the coordinates. By default from the pitch of the array (Visium, ST, named bins), the
         scale factor `microns_per_pixel`, or the platform (Xenium). Files of other platforms may be in pixels or in
@@ -97,15 +101,17 @@ def to_lattice(
     KeyError
         No coordinates, no table `table_key`, or no column `library_key`.
     ValueError
-        NaN coordinates; missing or non-integer array positions; two hexagonal spots, or more than 5 % of a square
-        array's, on one site (several sections without a `library_key`); hexagonal and square libraries in one object;
-        an unknown platform; a lattice that is all but empty; a `pitch` that is not positive or given for an array.
+        NaN, text or rounded (float16) coordinates; missing or non-integer array positions; sections without a
+        `library_key` that lie over one another or have no coordinate system in common; two spots of a hexagonal array,
+        or more than 5 % of other spots, on one site; hexagonal and square libraries in one object; an unknown platform;
+        a lattice that is all but empty; a `pitch` that is not positive or given for an array.
 
     Warns
     -----
     UserWarning
-        Up to 5 % of the observations of a square array share a position with another; `adata` has array positions, but
-        `platform` names one without an array.
+        Up to 5 % of the spots share a site with another, or lie off the grid of the others; only some sections lie on a
+        grid; sections have coordinates in different units; `adata` has array positions, but `platform` names one
+        without an array.
 
     Examples
     --------
