@@ -226,7 +226,7 @@ def test_image_files(examples, tmp_path):
     tiles = {"tile": (64, 64), "photometric": "rgb"}
     tifffile.imwrite(tmp_path / "image.tif", pixels, compression="zlib", **tiles)
     tifffile.imwrite(tmp_path / "slide.svs", pixels, compression="jpeg", description="Aperio|MPP = 2", **tiles)
-    tifffile.imwrite(tmp_path / "white.tif", 255 - pixels[..., 1], photometric="miniswhite", rowsperstrip=9)
+    tifffile.imwrite(tmp_path / "white.tif", 255 - pixels[..., 1], photometric="miniswhite", tile=(64, 64))
     files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     @drawn(
