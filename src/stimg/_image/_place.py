@@ -11,6 +11,7 @@ from anndata import AnnData
 
 from stimg import _keys
 from stimg._image._files import file_mpp
+from stimg._image._fit import check_fit
 from stimg._image._slide_image import SlideImage, open_image
 from stimg._input._checks import check_coordinates, warn
 from stimg._input._coordinates import centroids
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 MOST_COARSER = 2.5
-LEAST_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def place_on_image(adata: AnnData | SpatialData, source: ImageSource, *, mpp: fl
     """Locate the observations of a slide on its image, which will be read at `mpp` micrometres per pixel.
 
     Missing coordinates, images or scale factors are a `KeyError`. It is a `ValueError` if micrometres or the diameter
-    are not known, the image is too coarse, or the spots do not lie on its tissue.
+    are not known, the image is too coarse, or the spots do not fit its tissue (see `check_fit`, which may also warn).
     """
     table, name = resolve_table(adata, source.table_key), source.name
     library = get_library(table, source.library_id)
@@ -86,7 +86,7 @@ def place_on_image(adata: AnnData | SpatialData, source: ImageSource, *, mpp: fl
         raise ValueError(msg)
     diameter_um = float(diameter) * um_per_unit if source.diameter_um is None else float(source.diameter_um)
     centres = coordinates[:, ::-1] * um_per_unit
-    _check_on_tissue(opened, centres, name)
+    check_fit(opened, _on_tissue(table, centres), name)
     return ImagePlace(opened, centres, diameter_um, um_per_unit)
 
 
@@ -199,24 +199,9 @@ def _from_spatialdata(
     return centres @ to_pixels[:2, :2].T + to_pixels[:2, 2], diameter, levels
 
 
-def _check_on_tissue(image: SlideImage, centres: np.ndarray, name: str) -> None:
-    """Refuse spots that do not lie on the image, or not on its tissue."""
-    inside = image.contains(centres)
-    advice = (
-        "Image and coordinates are probably not in the same coordinate system. Check that the coordinates are in "
-        "pixels of this image, and that its scale factor is right."
-    )
-    if inside.mean() < LEAST_SHARE:
-        low, high = centres.min(0) / image.mpp, centres.max(0) / image.mpp
-        msg = (
-            f"Only {inside.sum():,} of {len(centres):,} spots of {name!r} lie inside its image: the image has "
-            f"{image.shape[0]} x {image.shape[1]} pixels (rows x columns), the spots span rows {low[0]:.0f} to "
-            f"{high[0]:.0f} and columns {low[1]:.0f} to {high[1]:.0f}. {advice}"
-        )
-        raise ValueError(msg)
-    mask, mask_mpp = image.tissue
-    place = np.clip((centres[inside] / mask_mpp).astype(int), 0, np.array(mask.shape) - 1)
-    on_tissue = mask[place[:, 0], place[:, 1]].sum()
-    if on_tissue < LEAST_SHARE * len(centres):
-        msg = f"Only {on_tissue:,} of {len(centres):,} spots of {name!r} lie on tissue in its image. {advice}"
-        raise ValueError(msg)
+def _on_tissue(table: AnnData, centres: np.ndarray) -> np.ndarray:
+    """Return the centres of the spots that the table says lie on tissue, or all if it does not tell them apart."""
+    if _keys.IN_TISSUE not in table.obs:
+        return centres
+    said_so = table.obs[_keys.IN_TISSUE].astype(str).isin(["1", "1.0", "True"]).to_numpy()
+    return centres[said_so] if said_so.any() else centres
