@@ -34,9 +34,10 @@ def read_crop(
 ) -> Tensor:
     """Read the square whose upper-left `corner` (row, column) is in micrometres, uint8 (3, size, size).
 
-    `flip` exchanges left and right; then the crop is turned anticlockwise by `turns` quarters.
+    What lies outside the image is mirrored. `flip` exchanges left and right; then the crop is turned anticlockwise by
+    `turns` quarters.
     """
-    pixels = image.read(corner[0], corner[1], (size, size), mpp, stain_normalise=stain_normalise)
+    pixels = _read_mirrored(image, corner, size, mpp, stain_normalise=stain_normalise)
     pixels = np.rot90(pixels[:, ::-1] if flip else pixels, turns)
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
 
@@ -44,9 +45,28 @@ def read_crop(
 def read_crops(
     image: SlideImage, corners: Iterable[np.ndarray], size: int, mpp: float, *, stain_normalise: bool
 ) -> Tensor:
-    """Read several squares, float32 (n, 3, size, size) in [0, 1]."""
-    crops = [image.read(top, left, (size, size), mpp, stain_normalise=stain_normalise) for top, left in corners]
+    """Read several squares, float32 (n, 3, size, size) in [0, 1]. What lies outside the image is mirrored."""
+    crops = [_read_mirrored(image, corner, size, mpp, stain_normalise=stain_normalise) for corner in corners]
     return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255
+
+
+def _read_mirrored(
+    image: SlideImage, corner: Sequence[float] | np.ndarray, size: int, mpp: float, *, stain_normalise: bool
+) -> np.ndarray:
+    """Read a square, uint8 (size, size, 3), mirrored at the edges of the image; white if it is all outside.
+
+    White beyond the edge would look like the rim of the tissue, and so change what is predicted near it.
+    """
+    corner, extent = np.asarray(corner, dtype=np.float64), np.array(image.shape) * image.mpp
+    edge = max(0.0, (image.mpp - mpp) / 2)  # where a coarser image would be interpolated with what is outside
+    first = np.clip(np.ceil((edge - corner) / mpp - 1e-6), 0, size).astype(int)
+    last = np.clip(np.floor((extent - edge - corner) / mpp + 1e-6), 0, size).astype(int)
+    if (first >= last).any():
+        return image.read(corner[0], corner[1], (size, size), mpp, stain_normalise=stain_normalise)
+    (top, left), (height, width) = corner + first * mpp, last - first
+    pixels = image.read(top, left, (int(height), int(width)), mpp, stain_normalise=stain_normalise)
+    outside = [*zip(first, size - last, strict=True), (0, 0)]
+    return np.pad(pixels, outside, mode="symmetric") if np.any(outside) else pixels
 
 
 def slide_statistics(image: SlideImage, centres: np.ndarray, mpp: float, *, stain_normalise: bool) -> Tensor:

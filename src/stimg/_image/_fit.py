@@ -90,7 +90,7 @@ def _best_position(image: SlideImage, centres: np.ndarray) -> tuple[float, str, 
     for (words, spots), (_, others) in moved:
         more = _share(image, spots) - own
         gain = (more, more - _share(image, others) + outside)
-        if more >= WARN_BY[0] and gain[1] >= max(WARN_BY[1], best[1][1]):
+        if more >= WARN_BY[0] and gain[1] >= WARN_BY[1] and gain[1] > best[1][1] + 1e-9:
             best = (words, gain)
     return share, *best
 
