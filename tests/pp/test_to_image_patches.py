@@ -284,7 +284,7 @@ def test_the_library_of_one_section_is_not_read_for_both(slide):
     for name, one in slides.items():
         one.obs["library"] = name
     both = anndata.concat(slides.values(), index_unique="-")
-    both.uns["spatial"] = {name: slide.uns["spatial"]["histology"] for name in slides}
+    both.uns["spatial"] = dict.fromkeys(slides, slide.uns["spatial"]["histology"])
     with pytest.raises(ValueError, match=r"2 sections in `.obs\['library'\]`"):
         stimg.pp.to_image_patches(both, library_id="A", image_mpp=2.0)
     one = both[both.obs["library"] == "A"].copy()

@@ -53,20 +53,22 @@ def read_crops(
 def _read_mirrored(
     image: SlideImage, corner: Sequence[float] | np.ndarray, size: int, mpp: float, *, stain_normalise: bool
 ) -> np.ndarray:
-    """Read a square, uint8 (size, size, 3), mirrored at the edges of the image; white if it is all outside.
+    """Read a square, uint8 (size, size, 3), in which the image continues mirrored beyond its edges.
 
-    White beyond the edge would look like the rim of the tissue, and so change what is predicted near it.
+    White beyond an edge would look like the rim of the tissue, and so change what is predicted near it.
     """
-    corner, extent = np.asarray(corner, dtype=np.float64), np.array(image.shape) * image.mpp
     edge = max(0.0, (image.mpp - mpp) / 2)  # where a coarser image would be interpolated with what is outside
-    first = np.clip(np.ceil((edge - corner) / mpp - 1e-6), 0, size).astype(int)
-    last = np.clip(np.floor((extent - edge - corner) / mpp + 1e-6), 0, size).astype(int)
-    if (first >= last).any():
-        return image.read(corner[0], corner[1], (size, size), mpp, stain_normalise=stain_normalise)
-    (top, left), (height, width) = corner + first * mpp, last - first
-    pixels = image.read(top, left, (int(height), int(width)), mpp, stain_normalise=stain_normalise)
-    outside = [*zip(first, size - last, strict=True), (0, 0)]
-    return np.pad(pixels, outside, mode="symmetric") if np.any(outside) else pixels
+    axes = []
+    for start, n_pixels in zip(corner, image.shape, strict=True):
+        first = int(np.ceil((edge - start) / mpp - 1e-6))
+        number = max(1, int(np.floor((n_pixels * image.mpp - edge - start) / mpp + 1e-6)) - first)
+        place = (np.arange(size) - first) % (2 * number)
+        axes.append(first + np.minimum(place, 2 * number - 1 - place))
+    low, high = (np.array([pick(axis) for axis in axes]) for pick in (np.min, np.max))
+    top, left = np.asarray(corner, dtype=np.float64) + low * mpp
+    height, width = (int(side) for side in high - low + 1)
+    pixels = image.read(float(top), float(left), (height, width), mpp, stain_normalise=stain_normalise)
+    return pixels[np.ix_(*(axis - start for axis, start in zip(axes, low, strict=True)))]
 
 
 def slide_statistics(image: SlideImage, centres: np.ndarray, mpp: float, *, stain_normalise: bool) -> Tensor:
