@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from stimg._image._crops import read_crop
 from stimg._image._files import file_mpp
 from stimg._image._slide_image import SlideImage, open_image
 from stimg._image._stain import REFERENCE_STAIN, normalise_stain, optical_density
@@ -169,3 +170,19 @@ def test_stains_are_brought_to_the_reference_and_glass_stays_white():
     assert np.abs(density.mean(0) - REFERENCE_STAIN[0]).max() < 0.05
     assert (moved[:15] > 235).all()
     assert moved.dtype == np.uint8
+
+
+def test_crops_are_mirrored_at_the_edge_of_the_image():
+    image = open_image(PIXELS, 1.0, "x")
+    options = {"stain_normalise": False}
+    mirrored = np.pad(PIXELS, ((20, 20), (20, 20), (0, 0)), mode="symmetric")
+    for top, left in ((-20, -20), (-7, 60), (55, 3), (10, 10)):
+        crop = read_crop(image, (top, left), 25, 1.0, **options).permute(1, 2, 0).numpy()
+        assert np.array_equal(crop, mirrored[top + 20 : top + 45, left + 20 : left + 45])
+    for crop in (
+        read_crop(open_image(np.full((50, 50, 3), 90, np.uint8), 1.0, "x"), (-8.3, -9.1), 64, mpp, **options)
+        for mpp in (0.4, 1.0, 1.7)
+    ):
+        assert (crop == 90).all()
+    far = read_crop(image, (-60, 0), 25, 1.0, **options).permute(1, 2, 0).numpy()
+    assert np.array_equal(far, PIXELS[35:60, :25][::-1])

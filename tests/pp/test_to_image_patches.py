@@ -218,6 +218,90 @@ def test_bad_input_is_named_and_nothing_changes(slide, spoil, options, error, me
     assert list(slide.obs) == list(before.obs)
 
 
+def test_exchanged_coordinates_are_refused():
+    slide = stimg.datasets.synthetic_histology(n_rows=9, n_cols=9, n_genes=4)
+    pixels(slide)[:, 350:] = (238, 225, 235)  # glass on the right
+    slide = slide[slide.obsm["spatial"][:, 0] < 350].copy()
+    stimg.pp.to_lattice(slide, platform="st")
+    assert len(stimg.pp.to_image_patches(slide))
+    slide.obsm["spatial"] = slide.obsm["spatial"][:, ::-1].copy()
+    with pytest.raises(ValueError, match="fit better with x and y exchanged: 100% lie on tissue"):
+        stimg.pp.to_image_patches(slide)
+
+
+def test_a_resolution_that_contradicts_the_pitch_is_refused(slide):
+    with pytest.raises(ValueError, match=r"`image_mpp` near 2, .* pitch \(200 micrometres or 100 units.*found 0.5"):
+        stimg.pp.to_image_patches(slide, image_mpp=0.5)
+    with pytest.raises(ValueError, match=r"found 2\.2"):
+        stimg.pp.to_image_patches(slide, image_mpp=2.2)
+    assert len(stimg.pp.to_image_patches(slide, image_mpp=2.05))
+    del slide.uns["stimg"]
+    entry = slide.uns["spatial"]["histology"]
+    entry["scalefactors"]["microns_per_pixel"] = 2.0
+    with pytest.raises(ValueError, match=r"`microns_per_pixel` .*found 0.5"):
+        stimg.pp.to_image_patches(slide, image_mpp=0.5)
+    del entry["scalefactors"]["microns_per_pixel"]
+    assert len(stimg.pp.to_image_patches(slide, image_mpp=1.0))  # nothing else is known
+
+
+def test_the_resolution_of_a_preview_is_that_of_its_own_pixels(slide):
+    entry = slide.uns["spatial"]["histology"]
+    entry["images"] = {"hires": pixels(slide)[::2, ::2].copy()}
+    entry["scalefactors"]["tissue_hires_scalef"] = 0.5
+    assert len(stimg.pp.to_image_patches(slide, mpp=4.0, image_mpp=4.0))
+    with pytest.raises(ValueError, match="near 4, .*found 2"):
+        stimg.pp.to_image_patches(slide, mpp=4.0, image_mpp=2.0)
+
+
+def test_a_resolution_other_than_the_files_is_a_warning(slide, tmp_path):
+    import tifffile
+
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, pixels(slide), resolution=(20000, 20000), resolutionunit="CENTIMETER", photometric="rgb")
+    with pytest.warns(UserWarning, match=r"`image_mpp`=2 is used, but 'x.tif' states 0.5"):
+        stimg.pp.to_image_patches(slide, path, image_mpp=2.0)
+
+
+def test_several_sections_and_one_image_are_refused(slide):
+    import anndata
+
+    other = slide.copy()
+    slide.obs["sample"], other.obs["sample"] = "A", "B"
+    both = anndata.concat([slide, other], index_unique="-")
+    both.uns["spatial"] = slide.uns["spatial"]
+    stimg.pp.to_lattice(both, platform="st", library_key="sample")
+    before = both.copy()
+    with pytest.raises(ValueError, match=r"one image, but 2 sections in `.obs\['sample'\]`: A, B"):
+        stimg.pp.to_image_patches(both)
+    assert list(both.obs) == list(before.obs)
+    one = both[both.obs["sample"] == "A"].copy()
+    assert len(stimg.pp.to_image_patches(one))
+
+
+def test_the_library_of_one_section_is_not_read_for_both(slide):
+    import anndata
+
+    slides = {"A": slide, "B": slide.copy()}
+    for name, one in slides.items():
+        one.obs["library"] = name
+    both = anndata.concat(slides.values(), index_unique="-")
+    both.uns["spatial"] = dict.fromkeys(slides, slide.uns["spatial"]["histology"])
+    with pytest.raises(ValueError, match=r"2 sections in `.obs\['library'\]`"):
+        stimg.pp.to_image_patches(both, library_id="A", image_mpp=2.0)
+    one = both[both.obs["library"] == "A"].copy()
+    assert len(stimg.pp.to_image_patches(one, library_id="A", image_mpp=2.0))
+
+
+def test_scale_factors_of_another_image_are_refused(slide):
+    entry = slide.uns["spatial"]["histology"]
+    entry["images"]["lowres"] = pixels(slide)[::4, ::4].copy()
+    entry["scalefactors"]["tissue_lowres_scalef"] = 0.25
+    assert len(stimg.pp.to_image_patches(slide))
+    entry["scalefactors"]["tissue_lowres_scalef"] = 0.5
+    with pytest.raises(ValueError, match="belongs to another image"):
+        stimg.pp.to_image_patches(slide)
+
+
 def test_no_slide_is_refused():
     with pytest.raises(ValueError, match="slides"):
         stimg.pp.to_image_patches([])

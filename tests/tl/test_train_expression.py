@@ -13,6 +13,8 @@ from sklearn.linear_model import RidgeCV
 from torch import nn
 
 import stimg
+from stimg._apply._dense import dense_blocks
+from stimg._image._slide_image import open_image
 from stimg._train._expression import ExpressionModule
 from stimg.models import ExpressionModel, Model
 from stimg.nn import ConvEncoder, DenseConfig, DenseNetwork
@@ -168,6 +170,30 @@ def test_blocks_fit_together(model, slide, monkeypatch):
     maps = [one.uns["stimg"]["expression_map"]["map"][0, :96, :96] for one in (whole, parts)]
     assert np.abs(maps[0] - maps[1]).max() < 0.25
     assert np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1] > 0.99
+
+
+def test_the_rim_of_a_map_is_that_of_the_tissue_beyond(model, patches, monkeypatch):
+    monkeypatch.setattr("stimg._apply._dense.CORE", 32)
+    whole = patches.slides[0].image.levels[0]
+    images = [open_image(pixels, 2.0, "x") for pixels in (whole, whole[128:384, 128:384].copy())]
+    images[1].__dict__["stain"] = images[0].stain
+    options = {"statistics": patches.stain_statistics(0), "symmetric": False, "device": "cpu"}
+    expected, found = (
+        next(dense_blocks(model, image, np.array([corner]), np.arange(9), **options))
+        for image, corner in zip(images, ([1, 1], [0, 0]), strict=True)
+    )
+    error = np.sqrt(((found - expected) ** 2).mean(0)) / expected.std((1, 2)).mean()
+    assert error[:4, 4:].mean() < 0.5  # 1.1 if the outside were white
+    assert error[24:, 24:].max() < 1e-3
+
+
+def test_there_is_no_tissue_outside_the_image(model, slide):
+    predict(slide, model, dense=["Gene2"])
+    found = slide.uns["stimg"]["expression_map"]
+    height, width = (side / 4 for side in slide.uns["spatial"]["histology"]["images"]["hires"].shape[:2])
+    row, col = (np.arange(n) + 0.5 for n in found["tissue"].shape)
+    assert not found["tissue"][row > height].any() and not found["tissue"][:, col > width].any()
+    assert found["tissue"][row < height][:, col < width].all()
 
 
 def test_a_spatialdata_gets_an_image_of_genes(model, slide):

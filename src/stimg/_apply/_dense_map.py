@@ -40,15 +40,16 @@ def dense_map(
             found[:, top : top + CORE, left : left + CORE] = part
     scale = pixel / place.um_per_unit
     mask, mask_mpp = place.image.tissue
-    axes = [
-        np.minimum(((first * CORE + np.arange(n) + 0.5) * pixel / mask_mpp).astype(int), length - 1)
-        for first, n, length in zip(low, extent, mask.shape, strict=True)
+    axes = [(first * CORE + np.arange(n) + 0.5) * pixel for first, n in zip(low, extent, strict=True)]
+    inside = [axis < end for axis, end in zip(axes, size, strict=True)]
+    seen = [
+        np.minimum((axis / mask_mpp).astype(int), length - 1) for axis, length in zip(axes, mask.shape, strict=True)
     ]
     return {
         **({"map": found} if path is None else {"map_path": str(path.resolve())}),
         "genes": np.asarray(genes, dtype=str),
         "transform": np.array([[scale, 0, low[1] * CORE * scale], [0, scale, low[0] * CORE * scale], [0, 0, 1]]),
-        "tissue": mask[np.ix_(*axes)],
+        "tissue": mask[np.ix_(*seen)] & np.logical_and.outer(*inside),
     }
 
 

@@ -34,9 +34,10 @@ def read_crop(
 ) -> Tensor:
     """Read the square whose upper-left `corner` (row, column) is in micrometres, uint8 (3, size, size).
 
-    `flip` exchanges left and right; then the crop is turned anticlockwise by `turns` quarters.
+    What lies outside the image is mirrored. `flip` exchanges left and right; then the crop is turned anticlockwise by
+    `turns` quarters.
     """
-    pixels = image.read(corner[0], corner[1], (size, size), mpp, stain_normalise=stain_normalise)
+    pixels = _read_mirrored(image, corner, size, mpp, stain_normalise=stain_normalise)
     pixels = np.rot90(pixels[:, ::-1] if flip else pixels, turns)
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
 
@@ -44,9 +45,30 @@ def read_crop(
 def read_crops(
     image: SlideImage, corners: Iterable[np.ndarray], size: int, mpp: float, *, stain_normalise: bool
 ) -> Tensor:
-    """Read several squares, float32 (n, 3, size, size) in [0, 1]."""
-    crops = [image.read(top, left, (size, size), mpp, stain_normalise=stain_normalise) for top, left in corners]
+    """Read several squares, float32 (n, 3, size, size) in [0, 1]. What lies outside the image is mirrored."""
+    crops = [_read_mirrored(image, corner, size, mpp, stain_normalise=stain_normalise) for corner in corners]
     return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255
+
+
+def _read_mirrored(
+    image: SlideImage, corner: Sequence[float] | np.ndarray, size: int, mpp: float, *, stain_normalise: bool
+) -> np.ndarray:
+    """Read a square, uint8 (size, size, 3), in which the image continues mirrored beyond its edges.
+
+    White beyond an edge would look like the rim of the tissue, and so change what is predicted near it.
+    """
+    edge = max(0.0, (image.mpp - mpp) / 2)  # where a coarser image would be interpolated with what is outside
+    axes = []
+    for start, n_pixels in zip(corner, image.shape, strict=True):
+        first = int(np.ceil((edge - start) / mpp - 1e-6))
+        number = max(1, int(np.floor((n_pixels * image.mpp - edge - start) / mpp + 1e-6)) - first)
+        place = (np.arange(size) - first) % (2 * number)
+        axes.append(first + np.minimum(place, 2 * number - 1 - place))
+    low, high = (np.array([pick(axis) for axis in axes]) for pick in (np.min, np.max))
+    top, left = np.asarray(corner, dtype=np.float64) + low * mpp
+    height, width = (int(side) for side in high - low + 1)
+    pixels = image.read(float(top), float(left), (height, width), mpp, stain_normalise=stain_normalise)
+    return pixels[np.ix_(*(axis - start for axis, start in zip(axes, low, strict=True)))]
 
 
 def slide_statistics(image: SlideImage, centres: np.ndarray, mpp: float, *, stain_normalise: bool) -> Tensor:

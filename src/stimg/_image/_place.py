@@ -11,6 +11,7 @@ from anndata import AnnData
 
 from stimg import _keys
 from stimg._image._files import file_mpp
+from stimg._image._fit import check_fit
 from stimg._image._slide_image import SlideImage, open_image
 from stimg._input._checks import warn
 from stimg._input._coordinates import centroids, check_coordinates
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 MOST_COARSER = 2.5
-LEAST_SHARE = 0.5
+MOST_OFF = 0.05  # of two statements of one scale
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,11 @@ def place_on_image(adata: AnnData | SpatialData, source: ImageSource, *, mpp: fl
     """Locate the observations of a slide on its image, which will be read at `mpp` micrometres per pixel.
 
     Missing coordinates, images or scale factors are a `KeyError`. It is a `ValueError` if micrometres or the diameter
-    are not known, the image is too coarse, or the spots do not lie on its tissue.
+    are not known, the image is too coarse, or the spots do not fit its tissue (see `check_fit`, which may also warn).
     """
     table, name = resolve_table(adata, source.table_key), source.name
     library = get_library(table, source.library_id)
+    _check_one_section(table, source)
     diameter, pixels_per_unit, image = library.get("scalefactors", {}).get("spot_diameter_fullres"), 1.0, source.image
     if isinstance(adata, AnnData) or image is not None:
         coordinates = check_coordinates(table, str(said(table, "spatial_key", source.spatial_key, _keys.SPATIAL)))
@@ -83,7 +85,7 @@ def place_on_image(adata: AnnData | SpatialData, source: ImageSource, *, mpp: fl
         raise ValueError(msg)
     diameter_um = _diameter_um(table, library, coordinates, diameter, um_per_unit, source)
     centres = coordinates[:, ::-1] * um_per_unit
-    _check_on_tissue(opened, centres, name)
+    check_fit(opened, _on_tissue(table, centres), name)
     return ImagePlace(opened, centres, diameter_um, um_per_unit)
 
 
@@ -93,6 +95,15 @@ def rows_on_image(image: SlideImage, centres: np.ndarray) -> np.ndarray:
     if outside := len(centres) - len(inside):
         warn(f"{outside:,} of {len(centres):,} observations lie outside the image; their values are NaN.")
     return inside
+
+
+def warn_of_file(image: Any, image_mpp: float) -> None:
+    """Warn if the file of the image states micrometres per pixel that differ from those given."""
+    stated = file_mpp(image)
+    if stated is not None and abs(image_mpp / stated - 1) > MOST_OFF:
+        warn(
+            f"`image_mpp`={image_mpp:.4g} is used, but {Path(image).name!r} states {stated:.4g}. Check which is right."
+        )
 
 
 def get_library(table: AnnData, library_id: str | None) -> dict[str, Any]:
@@ -120,16 +131,24 @@ def _um_per_unit(
     pixels_per_unit: float,
     source: ImageSource,
 ) -> float:
-    """Find the micrometres per unit of the coordinates in the first of the places that `ImageSource` lists."""
-    lattice = read_record(table, _keys.STEP_LATTICE)
-    if source.image_mpp is not None:
-        return source.image_mpp * pixels_per_unit
-    if np.isfinite(lattice.get("pitch_um", np.nan)) and len(coordinates) > 1:
-        own = check_coordinates(table, lattice["spatial_key"])  # the pitch was measured in these
-        pitch = float(lattice["pitch"]) * spacing(coordinates) / spacing(own)
-        return float(lattice["pitch_um"]) / pitch
-    if (given := library.get("scalefactors", {}).get("microns_per_pixel")) is not None:
-        return float(given)
+    """Find the micrometres per unit of the coordinates in the first of the places that `ImageSource` lists.
+
+    An `image_mpp` that contradicts what the table knows is refused; one that contradicts the file is a warning.
+    """
+    known, words = _known_um_per_unit(table, library, coordinates)
+    given = source.image_mpp
+    if given is not None:
+        if known is not None and abs(given * pixels_per_unit / known - 1) > MOST_OFF:
+            msg = (
+                f"Expected `image_mpp` near {known / pixels_per_unit:.4g}, which follows from {words} of "
+                f"{source.name!r}, found {given:.4g}. Leave it out if the coordinates are in pixels of this image; "
+                "otherwise scale them, or correct the platform or `um_per_unit` of `stimg.pp.to_lattice`."
+            )
+            raise ValueError(msg)
+        warn_of_file(image, given)
+        return given * pixels_per_unit
+    if known is not None:
+        return known
     if (found := file_mpp(image)) is not None:
         return found * pixels_per_unit
     msg = (
@@ -167,11 +186,24 @@ def _diameter_um(
     return float(found)
 
 
+def _known_um_per_unit(table: AnnData, library: dict[str, Any], coordinates: np.ndarray) -> tuple[float | None, str]:
+    """Return the micrometres per unit of the coordinates that the table knows, if any, and what they follow from."""
+    lattice = read_record(table, _keys.STEP_LATTICE)
+    if np.isfinite(lattice.get("pitch_um", np.nan)) and len(coordinates) > 1:
+        own = check_coordinates(table, lattice["spatial_key"])  # the pitch was measured in these
+        pitch = float(lattice["pitch"]) * spacing(coordinates) / spacing(own)
+        pitch_um = float(lattice["pitch_um"])
+        return pitch_um / pitch, f"the pitch ({pitch_um:.4g} micrometres or {pitch:.4g} units of the coordinates)"
+    given = library.get("scalefactors", {}).get("microns_per_pixel")
+    return (None if given is None else float(given)), "`microns_per_pixel` in the scale factors"
+
+
 def _own_image(table: AnnData, library: dict[str, Any], source: ImageSource) -> tuple[float, Any]:
     """Return the largest image that the table has, as array or path, after its pixels per unit of the coordinates."""
     if (path := image_file(library)) is not None:
         return 1.0, path
     images, factors = library.get("images", {}), library.get("scalefactors", {})
+    _check_scale_factors(images, factors, source.name)
     for size in ("hires", "lowres"):
         if size in images:
             if f"tissue_{size}_scalef" not in factors:
@@ -224,24 +256,47 @@ def _from_spatialdata(
     return centres @ to_pixels[:2, :2].T + to_pixels[:2, 2], diameter, levels
 
 
-def _check_on_tissue(image: SlideImage, centres: np.ndarray, name: str) -> None:
-    """Refuse spots that do not lie on the image, or not on its tissue."""
-    inside = image.contains(centres)
-    advice = (
-        "Image and coordinates are probably not in the same coordinate system. Check that the coordinates are in "
-        "pixels of this image, and that its scale factor is right."
-    )
-    if inside.mean() < LEAST_SHARE:
-        low, high = centres.min(0) / image.mpp, centres.max(0) / image.mpp
+def _check_one_section(table: AnnData, source: ImageSource) -> None:
+    """Refuse a table of several sections: they have one image each.
+
+    The column that tells them apart is the `library_key` of the lattice, the region of a `SpatialData`, or one that
+    holds the names of several libraries of `.uns["spatial"]`.
+    """
+    libraries = set(map(str, table.uns.get(_keys.SPATIAL, {})))
+    named = table.obs.select_dtypes(exclude="number")
+    columns = [
+        read_record(table, _keys.STEP_LATTICE).get("library_key"),
+        table.uns.get("spatialdata_attrs", {}).get("region_key"),
+        *(key for key in named if len(libraries) > 1 and set(table.obs[key].astype(str)) <= libraries),
+    ]
+    for key in columns:
+        if key and key in table.obs and len(names := table.obs[key].astype(str).unique()) > 1:
+            msg = (
+                f"{source.name!r} has one image, but {len(names)} sections in `.obs[{key!r}]`: {', '.join(names[:3])}. "
+                f"Take each with its own image: `adata[adata.obs[{key!r}] == {names[0]!r}].copy()`."
+            )
+            raise ValueError(msg)
+
+
+def _check_scale_factors(images: dict[str, Any], factors: dict[str, Any], name: str) -> None:
+    """Refuse two images whose sizes do not have the ratio of their scale factors."""
+    keys = {size: f"tissue_{size}_scalef" for size in ("hires", "lowres")}
+    if not all(size in images and key in factors for size, key in keys.items()):
+        return
+    sizes = [np.asarray(images[size]).shape[0] for size in keys]
+    ratio = sizes[0] / sizes[1] / (float(factors[keys["hires"]]) / float(factors[keys["lowres"]]))
+    if abs(ratio - 1) > MOST_OFF:
         msg = (
-            f"Only {inside.sum():,} of {len(centres):,} spots of {name!r} lie inside its image: the image has "
-            f"{image.shape[0]} x {image.shape[1]} pixels (rows x columns), the spots span rows {low[0]:.0f} to "
-            f"{high[0]:.0f} and columns {low[1]:.0f} to {high[1]:.0f}. {advice}"
+            f"The hires and lowres images of {name!r} have {sizes[0]} and {sizes[1]} rows, but their scale factors are "
+            f"{factors[keys['hires']]:.4g} and {factors[keys['lowres']]:.4g}. One of them belongs to another image: "
+            "correct the scale factors."
         )
         raise ValueError(msg)
-    mask, mask_mpp = image.tissue
-    place = np.clip((centres[inside] / mask_mpp).astype(int), 0, np.array(mask.shape) - 1)
-    on_tissue = mask[place[:, 0], place[:, 1]].sum()
-    if on_tissue < LEAST_SHARE * len(centres):
-        msg = f"Only {on_tissue:,} of {len(centres):,} spots of {name!r} lie on tissue in its image. {advice}"
-        raise ValueError(msg)
+
+
+def _on_tissue(table: AnnData, centres: np.ndarray) -> np.ndarray:
+    """Return the centres of the spots that the table says lie on tissue, or all if it does not tell them apart."""
+    if _keys.IN_TISSUE not in table.obs:
+        return centres
+    said_so = table.obs[_keys.IN_TISSUE].astype(str).isin(["1", "1.0", "True"]).to_numpy()
+    return centres[said_so] if said_so.any() else centres

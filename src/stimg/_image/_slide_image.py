@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,11 +15,10 @@ from scipy import sparse
 from stimg._image._files import open_file
 from stimg._image._pixels import WHITE, as_rgb, is_uint16
 from stimg._image._stain import normalise_stain, optical_density
+from stimg._image._tissue import tissue_mask
 from stimg._image._whole import WholeFile
 
 TISSUE_MPP = 8.0
-SMALLEST_PART_UM = 100.0
-LEAST_STAINED = 0.1
 DARK = 64  # H&E has at least some pixels brighter than this
 AT_ONCE = 2**23  # pixels of a level read at once, unless its tiles are larger
 AS_FLOATS = 2**21  # of these, turned to floats at once
@@ -108,26 +106,9 @@ class SlideImage:
 
     @cached_property
     def tissue(self) -> tuple[np.ndarray, float]:
-        """Return a mask of the tissue, bool (h, w), and its micrometres per pixel.
-
-        Tissue is where saturation (in grey images, darkness) is above Otsu's threshold, or above 0.1 if that is lower,
-        as in an image without glass. Parts and holes less than 100 micrometres across are ignored.
-        """
-        from skimage.filters import threshold_otsu
-        from skimage.morphology import remove_small_holes, remove_small_objects
-
+        """Return a mask of the tissue, bool (h, w), and its micrometres per pixel; see `tissue_mask`."""
         mpp = max(TISSUE_MPP, self.mpp)
-        pixels = self.overview(mpp).astype(np.float32)
-        brightest = np.maximum(pixels.max(2), 1)
-        stained = (brightest - pixels.min(2)) / brightest
-        if not stained.any():
-            stained = 1 - pixels[..., 0] / 255
-        mask = stained > min(threshold_otsu(stained), LEAST_STAINED)
-        smallest = max(1, int((SMALLEST_PART_UM / mpp) ** 2))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # scikit-image renamed the argument for the size
-            mask = remove_small_holes(remove_small_objects(mask, smallest), smallest)
-        return mask, mpp
+        return tissue_mask(self.overview(mpp), mpp), mpp
 
     @cached_property
     def stain(self) -> tuple[np.ndarray, np.ndarray]:

@@ -12,6 +12,7 @@ from scipy import sparse
 
 from stimg import _keys
 from stimg._image._files import file_mpp
+from stimg._image._place import warn_of_file
 from stimg._image._slide_image import SlideImage, open_image
 from stimg._input._checks import check_positive, checked
 from stimg.pp._to_lattice import to_lattice
@@ -65,6 +66,11 @@ def image_grid(
     ValueError
         A bad argument, an array that is not an image, an unknown resolution, or no tissue.
 
+    Warns
+    -----
+    UserWarning
+        The file states a resolution other than `image_mpp`.
+
     Examples
     --------
     >>> slide = stimg.datasets.synthetic_histology(n_rows=6, n_cols=6)
@@ -77,6 +83,7 @@ def image_grid(
     check_positive("diameter_um", diameter_um)
     if image_mpp is not None:
         check_positive("image_mpp", image_mpp)
+        warn_of_file(image, image_mpp)
     names = pd.Index(np.asarray(list(genes), dtype=str))
     if isinstance(genes, str) or not len(names) or names.has_duplicates:
         msg = (

@@ -74,6 +74,7 @@ def to_image_patches(
         One image per slide, whose pixels are the units of `.obsm[spatial_key]`: a path (PNG, JPEG, TIFF, OME-TIFF, or
         a scanner's file such as Aperio's SVS) or an array. By default the largest image in `.uns["spatial"]`, or the
         image `image_key` of a `SpatialData`, on which the spots are placed by their shapes and all transformations.
+        What lies beyond its edges is mirrored.
     mpp
         Micrometres per pixel of the crops.
     size
@@ -128,11 +129,18 @@ def to_image_patches(
     KeyError
         Coordinates, image, scale factor, genes or lattice are missing.
     ValueError
-        Bad numbers; expression that is not raw counts; unknown resolution or diameter; an image that is too coarse for
-        `mpp`, or whose tissue is not where the spots are; no spot wholly inside any crop; a `spatial_model` that reads
-        whole slides.
+        Bad numbers; expression that is not raw counts; unknown resolution or diameter; an `image_mpp` that contradicts
+        the lattice; a table of several sections; an image that is too coarse for `mpp`, or whose tissue is not where
+        the spots are or fits them far better turned; no spot wholly inside any crop; a `spatial_model` that reads whole
+        slides.
     OSError
         An image file is damaged.
+
+    Warns
+    -----
+    UserWarning
+        The spots would fit the tissue somewhat better if they were turned, flipped or moved, or the image file states a
+        resolution other than `image_mpp`.
 
     Examples
     --------

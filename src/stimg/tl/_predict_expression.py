@@ -116,7 +116,8 @@ def predict_expression(
     Warns
     -----
     UserWarning
-        Observations lie outside the image.
+        Observations lie outside the image, the spots would fit its tissue somewhat better if they were turned, flipped
+        or moved, or the file states a resolution other than `image_mpp`.
 
     References
     ----------
