@@ -11,16 +11,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from stimg._input._checks import check_block, check_choice, check_expression, check_log
+from stimg._input._checks import check_block, check_choice, check_expression, check_scale, get_layer
 from stimg._settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from io import FileIO
 
+    from anndata import AnnData
+
 NONZEROS_A_BLOCK = 2**23
 NONZEROS_AT_ONCE = 2**18
 DENSE_A_BLOCK = 2**24
+ROWS_JUDGED = 200
 
 
 def is_stored(values: Any) -> bool:
@@ -47,13 +50,77 @@ def checked_rows(values: Any, scale: str, *, name: str = "X") -> Iterator[sparse
         matrix, integer, most = check_block(block, scale, name=f"{name}[{start}:{stop}]")
         largest, whole = max(largest, most), whole and integer
         yield matrix
+    check_scale(scale, whole, largest, name=name)
+
+
+def expression_blocks(table: AnnData, layer: str | None, scale: str) -> Iterator[sparse.csr_array]:
+    """Yield the expression in `.X`, or in the layer asked for, as `checked_rows`.
+
+    Where it does not fit, or is all zeros, the `ValueError` says in which layer, or in `.raw`, there are counts.
+    """
+    values = get_layer(table, layer)
+    name, empty = _slot(layer), True
+    try:
+        for block in checked_rows(values, scale, name=name):
+            empty = empty and not block.data.any()
+            yield block
+        if empty:
+            msg = f"`adata.{name}` holds zeros only. Name the `layer` with expression; available: {list(table.layers)}."
+            raise ValueError(msg)
+    except ValueError as e:
+        if advice := _counts_elsewhere(table, layer):
+            raise ValueError(f"{e} {advice}") from None
+        raise
+
+
+def read_expression(
+    table: AnnData, layer: str | None, scale: str, *, into: np.ndarray | None = None
+) -> sparse.csr_array:
+    """Return checked expression as CSR float32, memory-mapped if it is not in memory.
+
+    Counts of each column are added to those of the column `into`, int64 (n_vars,), if given.
+    """
+    blocks = expression_blocks(table, layer, scale)
+    if into is not None:
+        blocks = (_add_columns(block, into, scale) for block in blocks)
+    return collect_rows(blocks, table.n_vars, mapped=is_stored(get_layer(table, layer)))
+
+
+def _slot(layer: str | None) -> str:
+    return f"layers[{layer!r}]" if layer else "X"
+
+
+def _counts_elsewhere(table: AnnData, layer: str | None) -> str:
+    """Say which other part of a table holds counts, judged by its first rows; nothing if none does."""
+    places = {f"`adata.layers[{name!r}]`: pass `layer={name!r}`": table.layers[name] for name in table.layers}
+    places.pop(f"`adata.layers[{layer!r}]`: pass `layer={layer!r}`", None)
+    if layer is not None:
+        places = {"`adata.X`: leave out `layer`": table.X} | places
+    if table.raw is not None:
+        places["`adata.raw`: use `adata.raw.to_adata()`"] = table.raw.X
+    for where, values in places.items():
+        if values is None or getattr(values, "format", "csr") != "csr":
+            continue
+        block = values[:ROWS_JUDGED]
+        block = block.compute() if hasattr(block, "compute") else block
+        data = block.data if sparse.issparse(block) else np.asarray(block)
+        if data.dtype.kind in "uif" and data.any() and (data >= 0).all() and (data == np.rint(data)).all():
+            return f"Raw counts are in {where}."
+    return ""
+
+
+def _add_columns(matrix: sparse.csr_array, into: np.ndarray, scale: str) -> sparse.csr_array:
+    """Add counts of each column to those of another; log-normalised values as counts."""
+    moved = np.isin(np.arange(len(into)), into[into != np.arange(len(into))]) | (into != np.arange(len(into)))
+    data, here = matrix.data.copy(), moved[matrix.indices]
     if scale == "log":
-        check_log(whole, largest, name=name)
-
-
-def read_rows(values: Any, scale: str, *, name: str = "X") -> sparse.csr_array:
-    """Return checked expression as CSR float32, memory-mapped if it is not in memory."""
-    return collect_rows(checked_rows(values, scale, name=name), values.shape[1], mapped=is_stored(values))
+        data[here] = np.expm1(data[here])
+    result = sparse.csr_array((data, into[matrix.indices], matrix.indptr.copy()), shape=matrix.shape)
+    result.sum_duplicates()
+    if scale == "log":
+        here = moved[result.indices]
+        result.data[here] = np.log1p(result.data[here])
+    return result
 
 
 def collect_rows(blocks: Iterable[sparse.csr_array], n_columns: int, *, mapped: bool) -> sparse.csr_array:
