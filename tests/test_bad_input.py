@@ -46,7 +46,7 @@ def reconstruct(slide, trained):
 def test_bad_expression(make_slide, trained, step, value, message):
     slide = make_slide()
     if value == "log":
-        sc.pp.normalize_total(slide, 1e4)
+        sc.pp.normalize_total(slide, target_sum=1e4)
         sc.pp.log1p(slide)
         slide.uns.pop("log1p")
     else:

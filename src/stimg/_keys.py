@@ -19,6 +19,7 @@ GENE_EMBEDDING: Final = "X_stimg_gene"
 RETRIEVED: Final = "stimg_retrieved"
 ARRAY_ROW: Final = "array_row"
 ARRAY_COL: Final = "array_col"
+IN_TISSUE: Final = "in_tissue"
 
 STEP_LATTICE: Final = "lattice"
 STEP_GENES: Final = "select_genes"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stimg.models import Model
 
 FEW_DETECTED = 5  # thinned to 5 counts per spot, domains of three slides kept 38 %, 7 % and none of their agreement
-POOR = 0.1
+POOR = 0.1  # of the upper quartile
 MANY_POOR = 0.25  # 4 % on the real slides that were tried
 
 
@@ -71,11 +71,11 @@ def _check_detected(slide: Slide, known: np.ndarray) -> None:
             f"{where} half of the sites have at most {usual:g}. Results of so few counts are mostly noise, however "
             "confident; make the bins larger (for Visium HD, use those of 8 or 16 um)."
         )
-    poor = detected < POOR * np.quantile(detected, 0.9)
+    poor = detected < POOR * np.quantile(detected, 0.75)
     if usual >= FEW_DETECTED and poor.mean() > MANY_POOR:
         warn(
-            f"{where} {poor.sum():,} of {slide.n_sites:,} sites have less than a tenth of what rich ones have. If these "
-            "are beside the tissue, remove them, or they become domains of their own."
+            f"{where} {poor.sum():,} of {slide.n_sites:,} sites have less than a tenth of what rich ones have. If they "
+            "lie beside the tissue, remove them, or they become domains of their own."
         )
 
 

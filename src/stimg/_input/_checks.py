@@ -171,18 +171,18 @@ def check_embedding(table: AnnData, key: str) -> np.ndarray:
     check_obsm(table, key, advice="Run `stimg.tl.embed(adata, model)` first.")
     found = table.obsm[key]
     values = np.asarray(found.toarray() if sparse.issparse(found) else found)
-    if values.ndim != 2 or not values.shape[1] or values.dtype.kind not in "buif":
+    if values.ndim != 2 or len(values) != table.n_obs or not values.shape[1] or values.dtype.kind not in "buif":
         msg = (
-            f"Expected numbers of shape (n_obs, d) in `adata.obsm[{key!r}]`, found {values.dtype} of shape "
+            f"Expected numbers of shape ({table.n_obs}, d) in `adata.obsm[{key!r}]`, found {values.dtype} of shape "
             f"{values.shape}. Run `stimg.tl.embed(adata, model)` or name another `use_rep`."
         )
         raise ValueError(msg)
     values = values.astype(np.float64)
-    if not np.isfinite(values).all():
-        msg = (
-            f"`adata.obsm[{key!r}]` has {int((~np.isfinite(values)).any(1).sum())} rows with NaN or infinite values. "
-            "Embed these observations again, or remove them first."
-        )
+    if bad := int((~np.isfinite(values)).any(1).sum()):
+        cure = "Embed these observations again, or remove them first."
+        if bad == len(values):
+            cure = "Run `stimg.tl.embed(adata, model)` again, or name another `use_rep`."
+        msg = f"`adata.obsm[{key!r}]` has NaN or infinite values in {bad:,} of {len(values):,} rows. {cure}"
         raise ValueError(msg)
     return values
 
@@ -220,6 +220,21 @@ def check_gene_symbols(table: AnnData, gene_symbols: str | None) -> None:
     """Refuse a `gene_symbols` that is not in `.var`."""
     if gene_symbols is not None:
         _check_key(gene_symbols, "var", table.var.columns, argument="gene_symbols")
+
+
+def warn_of_glass(table: AnnData) -> None:
+    """Warn of observations that Space Ranger found to lie beside the tissue, as in a raw matrix."""
+    if _keys.IN_TISSUE not in table.obs:
+        return
+    column = table.obs[_keys.IN_TISSUE]
+    outside = column.astype(str).str.lower().isin(("0", "0.0", "false")).to_numpy()
+    if outside.any():
+        inside = next(iter(column[~outside].dropna().unique().tolist()), 1)
+        warn(
+            f"`adata.obs[{_keys.IN_TISSUE!r}]` says that {outside.sum():,} of {table.n_obs:,} observations lie beside "
+            "the tissue, where they become domains of their own. Remove them first: "
+            f"`adata = adata[adata.obs[{_keys.IN_TISSUE!r}] == {inside!r}].copy()`."
+        )
 
 
 def check_coordinates(table: AnnData, key: str) -> np.ndarray:
@@ -360,8 +375,8 @@ def check_scale(scale: str, integer: bool, largest: float, *, name: str) -> None
         raise ValueError(msg)
     elif not integer:
         warn(
-            f"`adata.{name}` has non-integer values (up to {largest:g}), which are taken as corrected counts. If they "
-            "are log-normalised already, pass `scale='log'`."
+            f"`adata.{name}` has non-integer values (up to {largest:g}), which are taken as counts, corrected or "
+            "normalised. If they are logarithms, pass `scale='log'`."
         )
 
 

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from stimg._input._checks import check_block, check_choice, check_expression, check_scale, get_layer
+from stimg import _keys
+from stimg._input._checks import (
+    LARGEST_LOG_COUNT,
+    check_block,
+    check_choice,
+    check_expression,
+    check_scale,
+    get_layer,
+)
 from stimg._settings import settings
 
 if TYPE_CHECKING:
@@ -56,7 +64,7 @@ def checked_rows(values: Any, scale: str, *, name: str = "X") -> Iterator[sparse
 def expression_blocks(table: AnnData, layer: str | None, scale: str) -> Iterator[sparse.csr_array]:
     """Yield the expression in `.X`, or in the layer asked for, as `checked_rows`.
 
-    Where it does not fit, or is all zeros, the `ValueError` says in which layer, or in `.raw`, there are counts.
+    Where it does not fit, or is all zeros, the `ValueError` says which layer, or `.raw`, can be used.
     """
     values = get_layer(table, layer)
     name, empty = _slot(layer), True
@@ -68,7 +76,7 @@ def expression_blocks(table: AnnData, layer: str | None, scale: str) -> Iterator
             msg = f"`adata.{name}` holds zeros only. Name the `layer` with expression; available: {list(table.layers)}."
             raise ValueError(msg)
     except ValueError as e:
-        if advice := _counts_elsewhere(table, layer):
+        if advice := _usable_elsewhere(table, layer, scale):
             raise ValueError(f"{e} {advice}") from None
         raise
 
@@ -90,22 +98,27 @@ def _slot(layer: str | None) -> str:
     return f"layers[{layer!r}]" if layer else "X"
 
 
-def _counts_elsewhere(table: AnnData, layer: str | None) -> str:
-    """Say which other part of a table holds counts, judged by its first rows; nothing if none does."""
-    places = {f"`adata.layers[{name!r}]`: pass `layer={name!r}`": table.layers[name] for name in table.layers}
-    places.pop(f"`adata.layers[{layer!r}]`: pass `layer={layer!r}`", None)
+def _usable_elsewhere(table: AnnData, layer: str | None, scale: str) -> str:
+    """Say which other part of a table holds counts, or else log-normalised values, judged by its first rows."""
+    others = [name for name in table.layers if name != layer and name not in table.uns.get(_keys.UNS, {})]
+    places = {f"`adata.layers[{name!r}]`: pass `layer={name!r}`": table.layers[name] for name in others}
     if layer is not None:
-        places = {"`adata.X`: leave out `layer`": table.X} | places
+        places["`adata.X`: leave out `layer`"] = table.X
     if table.raw is not None:
         places["`adata.raw`: use `adata.raw.to_adata()`"] = table.raw.X
+    found: dict[str, str] = {}
     for where, values in places.items():
-        if values is None or getattr(values, "format", "csr") != "csr":
+        if values is None or getattr(values, "format", "csr") == "csc":
             continue
         block = values[:ROWS_JUDGED]
         block = block.compute() if hasattr(block, "compute") else block
         data = block.data if sparse.issparse(block) else np.asarray(block)
-        if data.dtype.kind in "uif" and data.any() and (data >= 0).all() and (data == np.rint(data)).all():
-            return f"Raw counts are in {where}."
+        if data.dtype.kind in "uif" and data.any() and (data >= 0).all():
+            kind = "counts" if (data == np.rint(data)).all() else "log" if data.max() <= LARGEST_LOG_COUNT else ""
+            found.setdefault(kind, where)
+    for kind, name in (("counts", "Raw counts"), ("log", "Log-normalised values")):
+        if kind in found:
+            return f"{name} are in {found[kind]}{'' if kind == scale else f' and `scale={kind!r}`'}."
     return ""
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stimg import _keys
-from stimg._input._checks import check_choice, check_library_key, check_positive, checked, warn
+from stimg._input._checks import check_choice, check_library_key, check_positive, checked, warn, warn_of_glass
 from stimg._input._coordinates import array_indices, coordinates_of, units_of
 from stimg._input._records import write_record
 from stimg._input._tables import prepare, resolve_table
@@ -102,7 +102,8 @@ def to_lattice(
     Warns
     -----
     UserWarning
-        Up to 5 % of the observations of a square array share a position with another.
+        Up to 5 % of the observations of a square array share a position with another; `.obs["in_tissue"]` says that
+        some lie beside the tissue.
 
     Examples
     --------
@@ -116,6 +117,7 @@ def to_lattice(
         if value is not None:
             check_positive(name, value)
     table = resolve_table(adata, table_key, copy=copy)
+    warn_of_glass(table)
     check_library_key(table, library_key)
     kind: str | None = None if platform == "auto" else PLATFORMS[platform].kind
     array = array_indices(table) if kind != "free" else None
