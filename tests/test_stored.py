@@ -14,7 +14,7 @@ import zarr
 from scipy import sparse
 
 import stimg
-from stimg._input import _checks, _rows
+from stimg._input import _rows, _values
 from stimg._slide._values import moments
 
 KINDS = ("h5ad", "h5ad dense", "zarr", "zarr dense", "dask", "dask dense")
@@ -189,7 +189,7 @@ def test_functions_that_need_memory_say_so(store):
     slide = stimg.datasets.synthetic("visium", n_obs=50, n_genes=20)
     for kind in ("h5ad", "dask"):
         with pytest.raises(TypeError, match="in memory"):
-            _checks.check_expression(store(slide, kind).X, "counts")
+            _values.check_expression(store(slide, kind).X, "counts")
 
 
 def test_synthetic_slides_on_disk_are_those_in_memory(tmp_path, monkeypatch):

@@ -12,14 +12,8 @@ import numpy as np
 from scipy import sparse
 
 from stimg import _keys
-from stimg._input._checks import (
-    LARGEST_LOG_COUNT,
-    check_block,
-    check_choice,
-    check_expression,
-    check_scale,
-    get_layer,
-)
+from stimg._input._checks import check_choice, get_layer
+from stimg._input._values import LARGEST_LOG_COUNT, check_block, check_expression, check_scale
 from stimg._settings import settings
 
 if TYPE_CHECKING:
