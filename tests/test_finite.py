@@ -34,7 +34,11 @@ def test_windows_that_leave_sites_out_are_refused(slide, before, trained):
 def test_a_slide_without_expression_is_refused(slide, before, trained):
     slide.X = sparse.csr_matrix(slide.shape, dtype=np.float32)
     for step in (stimg.tl.embed, stimg.tl.reconstruct):
-        with pytest.raises(ValueError, match="does not express any of the 40 genes"):
+        with pytest.raises(ValueError, match="`adata.X` holds zeros only"):
+            step(slide, trained)
+    slide.X = sparse.csr_matrix(np.where(slide.var_names.isin(trained.genes), 0, 1) * np.ones((slide.n_obs, 1)))
+    for step in (stimg.tl.embed, stimg.tl.reconstruct):
+        with pytest.raises(ValueError, match="of the 40 genes that the model knows, 300 of 300 sites have none"):
             step(slide, trained)
     untouched(slide, before)
 

@@ -7,6 +7,7 @@ import pytest
 from scipy import sparse
 
 from stimg._input import _checks as v
+from stimg._input._values import check_expression
 
 COUNTS = np.array([[0, 2, 1], [3, 0, 0]])
 
@@ -20,7 +21,7 @@ def table():
 @pytest.mark.parametrize("kind", [np.asarray, sparse.csr_matrix, sparse.csc_matrix, sparse.csr_array, sparse.coo_array])
 def test_counts_of_any_storage(kind, dtype):
     values = kind(COUNTS.astype(dtype))
-    result = v.check_expression(values, "counts")
+    result = check_expression(values, "counts")
     assert isinstance(result, sparse.csr_array)
     assert result.dtype == np.float32
     np.testing.assert_array_equal(result.toarray(), COUNTS)
@@ -28,9 +29,9 @@ def test_counts_of_any_storage(kind, dtype):
 
 
 def test_expression_with_logs_and_zeros():
-    np.testing.assert_allclose(v.check_expression(np.log1p(COUNTS), "log").toarray(), np.log1p(COUNTS), rtol=1e-6)
-    assert v.check_expression(np.zeros((2, 2)), "log").nnz == 0
-    assert v.check_expression(COUNTS > 0, "counts").nnz == 3
+    np.testing.assert_allclose(check_expression(np.log1p(COUNTS), "log").toarray(), np.log1p(COUNTS), rtol=1e-6)
+    assert check_expression(np.zeros((2, 2)), "log").nnz == 0
+    assert check_expression(COUNTS > 0, "counts").nnz == 3
 
 
 @pytest.mark.parametrize(
@@ -49,13 +50,13 @@ def test_expression_with_logs_and_zeros():
 )
 def test_expression_that_does_not_fit(values, scale, error, match):
     with pytest.raises(error, match=match):
-        v.check_expression(values, scale, name="layers['x']")
+        check_expression(values, scale, name="layers['x']")
 
 
 def test_lazy_expression_is_refused():
     dask = pytest.importorskip("dask.array")
     with pytest.raises(TypeError, match="compute"):
-        v.check_expression(dask.from_array(COUNTS), "counts")
+        check_expression(dask.from_array(COUNTS), "counts")
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.0, True, "2", None])

@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 
 
 def embed_table(
-    table: AnnData, model: Model, windows: dict[str, Any], *, layer: str | None, scale: str | None, lattice_key: str
+    table: AnnData, model: Model, windows: dict[str, Any], **expression: Any
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """Return a table's embedding (n_obs, d), the embedding joined with its own components, and the record of both."""
-    matched, record = match_slides(table, model, layer=layer, scale=scale, lattice_key=lattice_key)
+    """Return a table's embedding (n_obs, d), the embedding joined with its own components, and the record of both.
+
+    `expression` says where it is and which genes it has, as in `match_slides`.
+    """
+    matched, record = match_slides(table, model, **expression)
     embedding = np.empty((table.n_obs, model.config.dim), dtype=np.float32)
     components = local_components([slide for slide, _ in matched])
     own = np.empty((table.n_obs, components[0].shape[1]), dtype=np.float32)

@@ -30,13 +30,16 @@ def reconstruct_table(
     layer: str | None,
     scale: str | None,
     lattice_key: str,
+    gene_symbols: str | None,
     **windows: Any,
 ) -> tuple[Any, dict[str, Any]]:
     """Return expression (n_obs, n_vars) and what to record of it; a dask array if the table's is not in memory.
 
     It is a `ValueError` if all of a section is `hidden`, bool (n_obs,).
     """
-    matched, record = match_slides(table, model, layer=layer, scale=scale, lattice_key=lattice_key)
+    matched, record = match_slides(
+        table, model, layer=layer, scale=scale, lattice_key=lattice_key, gene_symbols=gene_symbols
+    )
     vocabulary = matched[0][1]  # the sections of one table have the same genes
     columns = np.flatnonzero(vocabulary >= 0)
     states = np.empty((table.n_obs, model.config.dim), dtype=np.float32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,17 +15,16 @@ if TYPE_CHECKING:
     from stimg.models import Model
 
 
-def read_surroundings(
-    table: AnnData, model: Model, rows: np.ndarray, *, layer: str | None, lattice_key: str
-) -> Surroundings:
+def read_surroundings(table: AnnData, model: Model, rows: np.ndarray, **expression: Any) -> Surroundings:
     """Read the surroundings of the observations `rows`, each within its section, from a table of raw counts.
 
-    A missing lattice is a `KeyError`; a model that reads whole slides, or shares no genes with it, is a `ValueError`.
+    `expression` says where these are and which genes they have, as in `match_slides`. A missing lattice is a
+    `KeyError`; a model that reads whole slides, or shares too few genes with the table, is a `ValueError`.
     """
     if model.card["unit"] == "slide":
         msg = f"Expected a `spatial_model` of patches or spots, found {model.card['name']!r}, which reads whole slides."
         raise ValueError(msg)
-    matched, _ = match_slides(table, model, layer=layer, scale="counts", lattice_key=lattice_key)
+    matched, _ = match_slides(table, model, scale="counts", **expression)
     size = int(model.card["size"])
     windows = np.full((table.n_obs, size**2), -1, dtype=np.int32)
     tokens, positions, first = [], [], 0

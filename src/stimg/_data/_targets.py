@@ -14,10 +14,6 @@ from stimg._slide._values import log_normalise, moments
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from anndata import AnnData
-
-    from stimg.models._trained_model import TrainedModel
-
 TARGET_SUM = 1e4
 GeneRule = Literal["mean", "variable", "variable_in_each"]
 GENE_RULES = get_args(GeneRule)
@@ -38,18 +34,6 @@ def choose_genes(
         return chosen, [np.where(k, n.get_indexer(pd.Index(chosen)), -1) for n, k in zip(names, kept, strict=True)]
     chosen = _shared_genes(names, counts, n_genes, rule) if genes is None else _given_genes(names, genes)
     return chosen, [one.get_indexer(pd.Index(chosen)) for one in names]
-
-
-def model_columns(table: AnnData, model: TrainedModel) -> np.ndarray:
-    """Return the columns of the model's genes in a table, int64 (n_genes,), -1 for those (never all) that it lacks."""
-    columns = table.var_names.get_indexer(pd.Index(model.genes))
-    if (columns < 0).all():
-        msg = (
-            f"None of the model's {len(model.genes)} genes ({', '.join(model.genes[:3])}, ...) is in `adata.var_names` "
-            f"({', '.join(table.var_names[:3])}, ...). Check species and gene identifiers."
-        )
-        raise ValueError(msg)
-    return columns
 
 
 def counts_of(counts: sparse.csr_array, columns: np.ndarray) -> sparse.csr_array:

@@ -24,11 +24,8 @@ PACKAGE = str(Path(__file__).parents[1])
 P = ParamSpec("P")
 R = TypeVar("R")
 
-LARGEST_LOG = 50  # logarithms of counts stay far below this, for every base and target sum in use
-LARGEST_FLOAT = float(np.finfo(np.float32).max)
-
 KEYS = ("key", "key_added", "layer", "library", "library_id", "image_key_added", "gene_key_added", "name", "title")
-IDENTIFIERS = ("study", "revision", "sha256")
+IDENTIFIERS = ("gene_symbols", "study", "revision", "sha256")
 PATHS = ("path", "root", "source", "map_path", "checkpoint_dir", "resume")
 MAYBE_PATHS = ("model", "spatial_model", "init", "image", "images", *PATHS)
 COUNTS = ("stride", "batch_size", "max_steps", "early_stopping")
@@ -180,18 +177,18 @@ def check_embedding(table: AnnData, key: str) -> np.ndarray:
     check_obsm(table, key, advice="Run `stimg.tl.embed(adata, model)` first.")
     found = table.obsm[key]
     values = np.asarray(found.toarray() if sparse.issparse(found) else found)
-    if values.ndim != 2 or not values.shape[1] or values.dtype.kind not in "buif":
+    if values.ndim != 2 or len(values) != table.n_obs or not values.shape[1] or values.dtype.kind not in "buif":
         msg = (
-            f"Expected numbers of shape (n_obs, d) in `adata.obsm[{key!r}]`, found {values.dtype} of shape "
+            f"Expected numbers of shape ({table.n_obs}, d) in `adata.obsm[{key!r}]`, found {values.dtype} of shape "
             f"{values.shape}. Run `stimg.tl.embed(adata, model)` or name another `use_rep`."
         )
         raise ValueError(msg)
     values = values.astype(np.float64)
-    if not np.isfinite(values).all():
-        msg = (
-            f"`adata.obsm[{key!r}]` has {int((~np.isfinite(values)).any(1).sum())} rows with NaN or infinite values. "
-            "Embed these observations again, or remove them first."
-        )
+    if bad := int((~np.isfinite(values)).any(1).sum()):
+        cure = "Embed these observations again, or remove them first."
+        if bad == len(values):
+            cure = "Run `stimg.tl.embed(adata, model)` again, or name another `use_rep`."
+        msg = f"`adata.obsm[{key!r}]` has NaN or infinite values in {bad:,} of {len(values):,} rows. {cure}"
         raise ValueError(msg)
     return values
 
@@ -225,6 +222,27 @@ def check_var_unique(table: AnnData) -> None:
         raise ValueError(msg)
 
 
+def check_gene_symbols(table: AnnData, gene_symbols: str | None) -> None:
+    """Refuse a `gene_symbols` that is not in `.var`."""
+    if gene_symbols is not None:
+        _check_key(gene_symbols, "var", table.var.columns, argument="gene_symbols")
+
+
+def warn_of_glass(table: AnnData) -> None:
+    """Warn of observations that Space Ranger found to lie beside the tissue, as in a raw matrix."""
+    if _keys.IN_TISSUE not in table.obs:
+        return
+    column = table.obs[_keys.IN_TISSUE]
+    outside = column.astype(str).str.lower().isin(("0", "0.0", "false")).to_numpy()
+    if outside.any():
+        inside = next(iter(column[~outside].dropna().unique().tolist()), 1)
+        warn(
+            f"`adata.obs[{_keys.IN_TISSUE!r}]` says that {outside.sum():,} of {table.n_obs:,} observations lie beside "
+            "the tissue, where they become domains of their own. Remove them first: "
+            f"`adata = adata[adata.obs[{_keys.IN_TISSUE!r}] == {inside!r}].copy()`."
+        )
+
+
 def get_layer(table: AnnData, layer: str | None) -> Any:
     """Return the layer, or `.X` if `layer` is `None`."""
     if layer is None:
@@ -234,89 +252,3 @@ def get_layer(table: AnnData, layer: str | None) -> Any:
         return table.X
     _check_key(layer, "layers", table.layers, argument="layer")
     return table.layers[layer]
-
-
-def check_expression(values: Any, scale: str, *, name: str = "X") -> sparse.csr_array:
-    """Check that expression has the scale that the user named, and return it as CSR float32.
-
-    `values` may be dense, CSR or CSC of any real dtype, and are not modified. `"counts"` are non-negative integers (of
-    any dtype), `"log"` non-negative log-normalised values that are not all integer. `name` says in messages where the
-    values come from.
-
-    Raises
-    ------
-    TypeError
-        The values are not real numbers, or not in memory.
-    ValueError
-        Some values are NaN, infinite, negative or too large for float32, or the scale is not the one named.
-    """
-    check_choice("scale", scale, ("counts", "log"))
-    if not sparse.issparse(values) and not isinstance(values, np.ndarray) and not isinstance(values, list):
-        msg = (
-            f"Expected `adata.{name}` in memory, found a {type(values).__name__}. Call `adata.to_memory()`, or "
-            "`.compute()` on it, first."
-        )
-        raise TypeError(msg)
-    matrix, integer, largest = check_block(values, scale, name=name)
-    if scale == "log":
-        check_log(integer, largest, name=name)
-    return matrix
-
-
-def check_block(values: Any, scale: str, *, name: str) -> tuple[sparse.csr_array, bool, float]:
-    """Check a block of rows of expression and return it as CSR float32.
-
-    Also return whether all of its values are integers, and the largest: `check_log` judges these for all rows together.
-    """
-    if not sparse.issparse(values):
-        values = np.asarray(values)
-    if values.dtype.kind not in "buif":
-        msg = f"Expected real numbers in `adata.{name}`, found dtype {values.dtype}. Convert them, e.g. to float32."
-        raise TypeError(msg)
-    matrix = sparse.csr_array(values)
-    if not matrix.has_canonical_format:
-        matrix = matrix.copy()
-        matrix.sum_duplicates()
-    data = matrix.data
-    if not np.isfinite(data).all():
-        msg = f"`adata.{name}` has {int((~np.isfinite(data)).sum())} NaN or infinite values. Remove or replace them."
-        raise ValueError(msg)
-    if (data < 0).any():
-        msg = (
-            f"`adata.{name}` has {int((data < 0).sum())} negative values (lowest {data.min():g}); expression must not "
-            "be scaled or centred. Give raw counts or log-normalised values, e.g. with `layer=`."
-        )
-        raise ValueError(msg)
-    largest = float(data.max()) if data.size else 0.0
-    if largest > LARGEST_FLOAT:
-        msg = f"`adata.{name}` has values up to {largest:g}, too large for float32. Correct or rescale them."
-        raise ValueError(msg)
-    integer = bool(np.issubdtype(data.dtype, np.integer) or (data == np.rint(data)).all())
-    if scale == "counts" and not integer:
-        msg = (
-            f"Expected raw counts in `adata.{name}` for `scale='counts'`, found non-integer values (largest "
-            f"{largest:g}). Pass `scale='log'` for log-normalised data, or name the `layer` with counts."
-        )
-        raise ValueError(msg)
-    return sparse.csr_array(matrix, dtype=np.float32) if matrix.dtype != np.float32 else matrix, integer, largest
-
-
-def check_log(integer: bool, largest: float, *, name: str) -> None:
-    """Refuse log-normalised values that are all integers, or too large to be logarithms."""
-    if integer and largest > 1:
-        msg = (
-            f"Expected log-normalised values in `adata.{name}` for `scale='log'`, found integers up to {largest:g}. "
-            "Pass `scale='counts'` for raw counts."
-        )
-        raise ValueError(msg)
-    if largest > LARGEST_LOG:
-        msg = (
-            f"Expected log-normalised values in `adata.{name}` for `scale='log'`, found values up to {largest:g}. "
-            "Take the logarithm first (`scanpy.pp.log1p`), or name the `layer` with counts and pass `scale='counts'`."
-        )
-        raise ValueError(msg)
-
-
-def read_counts(table: AnnData, layer: str | None) -> sparse.csr_array:
-    """Return the raw counts in `.X`, or in the layer asked for, checked by `check_expression`."""
-    return check_expression(get_layer(table, layer), "counts", name=f"layers[{layer!r}]" if layer else "X")

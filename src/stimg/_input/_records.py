@@ -78,3 +78,9 @@ def said_expression(table: AnnData, layer: str | None, scale: str | None) -> tup
     if scale is None:
         return layer or recorded.get("layer") or None, recorded.get("scale", "counts")
     return layer, scale
+
+
+def said_genes(table: AnnData, given: str | None) -> str | None:
+    """Return the column of `.var` with names of genes as given, else as given to an earlier step."""
+    earlier = (read_record(table, step).get("gene_symbols") for step in (_keys.STEP_GENES, _keys.STEP_EMBED))
+    return given if given is not None else next((key for key in earlier if key), None)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
+from stimg import _keys
 from stimg._files import claim_folder
-from stimg._input._checks import check_block, check_choice, check_expression, check_log
+from stimg._input._checks import check_choice, get_layer
+from stimg._input._values import LARGEST_LOG_COUNT, check_block, check_expression, check_scale
 from stimg._settings import settings
 
 if TYPE_CHECKING:
@@ -17,9 +19,12 @@ if TYPE_CHECKING:
     from io import FileIO
     from pathlib import Path
 
+    from anndata import AnnData
+
 NONZEROS_A_BLOCK = 2**23
 NONZEROS_AT_ONCE = 2**18
 DENSE_A_BLOCK = 2**24
+ROWS_JUDGED = 200
 
 
 def is_stored(values: Any) -> bool:
@@ -46,13 +51,82 @@ def checked_rows(values: Any, scale: str, *, name: str = "X") -> Iterator[sparse
         matrix, integer, most = check_block(block, scale, name=f"{name}[{start}:{stop}]")
         largest, whole = max(largest, most), whole and integer
         yield matrix
+    check_scale(scale, whole, largest, name=name)
+
+
+def expression_blocks(table: AnnData, layer: str | None, scale: str) -> Iterator[sparse.csr_array]:
+    """Yield the expression in `.X`, or in the layer asked for, as `checked_rows`.
+
+    Where it does not fit, or is all zeros, the `ValueError` says which layer, or `.raw`, can be used.
+    """
+    values = get_layer(table, layer)
+    name, empty = _slot(layer), True
+    try:
+        for block in checked_rows(values, scale, name=name):
+            empty = empty and not block.data.any()
+            yield block
+        if empty:
+            msg = f"`adata.{name}` holds zeros only. Name the `layer` with expression; available: {list(table.layers)}."
+            raise ValueError(msg)
+    except ValueError as e:
+        if advice := _usable_elsewhere(table, layer, scale):
+            raise ValueError(f"{e} {advice}") from None
+        raise
+
+
+def read_expression(
+    table: AnnData, layer: str | None, scale: str, *, into: np.ndarray | None = None
+) -> sparse.csr_array:
+    """Return checked expression as CSR float32, memory-mapped if it is not in memory.
+
+    Counts of each column are added to those of the column `into`, int64 (n_vars,), if given.
+    """
+    blocks = expression_blocks(table, layer, scale)
+    if into is not None:
+        blocks = (_add_columns(block, into, scale) for block in blocks)
+    return collect_rows(blocks, table.n_vars, mapped=is_stored(get_layer(table, layer)))
+
+
+def _slot(layer: str | None) -> str:
+    return f"layers[{layer!r}]" if layer else "X"
+
+
+def _usable_elsewhere(table: AnnData, layer: str | None, scale: str) -> str:
+    """Say which other part of a table holds counts, or else log-normalised values, judged by its first rows."""
+    others = [name for name in table.layers if name != layer and name not in table.uns.get(_keys.UNS, {})]
+    places = {f"`adata.layers[{name!r}]`: pass `layer={name!r}`": table.layers[name] for name in others}
+    if layer is not None:
+        places["`adata.X`: leave out `layer`"] = table.X
+    if table.raw is not None:
+        places["`adata.raw`: use `adata.raw.to_adata()`"] = table.raw.X
+    found: dict[str, str] = {}
+    for where, values in places.items():
+        if values is None or getattr(values, "format", "csr") == "csc":
+            continue
+        block = values[:ROWS_JUDGED]
+        block = block.compute() if hasattr(block, "compute") else block
+        data = block.data if sparse.issparse(block) else np.asarray(block)
+        if data.dtype.kind in "uif" and data.any() and (data >= 0).all():
+            kind = "counts" if (data == np.rint(data)).all() else "log" if data.max() <= LARGEST_LOG_COUNT else ""
+            found.setdefault(kind, where)
+    for kind, name in (("counts", "Raw counts"), ("log", "Log-normalised values")):
+        if kind in found:
+            return f"{name} are in {found[kind]}{'' if kind == scale else f' and `scale={kind!r}`'}."
+    return ""
+
+
+def _add_columns(matrix: sparse.csr_array, into: np.ndarray, scale: str) -> sparse.csr_array:
+    """Add counts of each column to those of another; log-normalised values as counts."""
+    moved = np.isin(np.arange(len(into)), into[into != np.arange(len(into))]) | (into != np.arange(len(into)))
+    data, here = matrix.data.copy(), moved[matrix.indices]
     if scale == "log":
-        check_log(whole, largest, name=name)
-
-
-def read_rows(values: Any, scale: str, *, name: str = "X") -> sparse.csr_array:
-    """Return checked expression as CSR float32, memory-mapped if it is not in memory."""
-    return collect_rows(checked_rows(values, scale, name=name), values.shape[1], mapped=is_stored(values))
+        data[here] = np.expm1(data[here])
+    result = sparse.csr_array((data, into[matrix.indices], matrix.indptr.copy()), shape=matrix.shape)
+    result.sum_duplicates()
+    if scale == "log":
+        here = moved[result.indices]
+        result.data[here] = np.log1p(result.data[here])
+    return result
 
 
 def collect_rows(blocks: Iterable[sparse.csr_array], n_columns: int, *, mapped: bool) -> sparse.csr_array:

@@ -9,9 +9,10 @@ import numpy as np
 from scipy import sparse
 
 from stimg import _keys
-from stimg._input._checks import check_obsm, check_var_unique, get_layer
+from stimg._input._checks import check_obsm, check_var_unique
 from stimg._input._records import read_record
-from stimg._input._rows import by_nonzeros, collect_rows, is_mapped, read_rows
+from stimg._input._rows import by_nonzeros, collect_rows, is_mapped, read_expression
+from stimg._slide._gene_match import gene_names
 from stimg._slide._lattice import SINGLE, read_lattice
 from stimg._slide._slide import Slide
 from stimg._slide._values import log_normalise, take_columns
@@ -31,16 +32,19 @@ def read_slides(
     scale: str,
     target_sum: float,
     lattice_key: str = _keys.LATTICE,
+    genes: np.ndarray | None = None,
     weights: np.ndarray | None = None,
     name: str = "slide",
 ) -> list[Slide]:
     """Lay the genes at `columns` of a table's checked `expression` on its lattice, one `Slide` per section.
 
     Counts of observations that share a site are summed before they are normalised; log values are averaged. If
-    `expression` is memory-mapped, so is that of the slides. `weights` (n_vars,) are 1 by default.
+    `expression` is memory-mapped, so is that of the slides. The names of the `genes`, (n_vars,), are those of
+    the table by default, and `weights` (n_vars,) are 1.
     """
     lattice = read_lattice(table, lattice_key)
     names = lattice.libraries if len(lattice.libraries) > 1 or lattice.libraries != [SINGLE] else [name]
+    genes = table.var_names.to_numpy().astype(str) if genes is None else genes
     weights = np.ones(table.n_vars) if weights is None else weights
     slides = []
     for number in dict.fromkeys(lattice.section.tolist()):
@@ -52,7 +56,7 @@ def read_slides(
             Slide(
                 name=names[number],
                 expression=collect_rows(values, len(columns), mapped=is_mapped(expression)),
-                genes=table.var_names.to_numpy()[columns].astype(str),
+                genes=genes[columns],
                 weights=weights[columns].astype(np.float32),
                 sites=sites.astype(np.int32),
                 obs_site=obs_site,
@@ -113,11 +117,12 @@ def read_selected(
     weights = np.nan_to_num(table.var[weight_key].to_numpy(dtype=float))
     slides = read_slides(
         table,
-        read_rows(get_layer(table, layer), scale, name=f"layers[{layer!r}]" if layer else "X"),
+        read_expression(table, layer, scale),
         np.flatnonzero(weights > 0),
         scale=scale,
         target_sum=target_sum,
         lattice_key=lattice_key,
+        genes=gene_names(table, chosen.get("gene_symbols") or None),
         weights=weights,
         name=name,
     )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 UNLABELLED = "#BBBBBB"
 IMAGE_ALPHA = 0.6
+MOST_DOMAINS = 100
 
 
 @checked
@@ -75,7 +76,8 @@ def domains(
     KeyError
         A key is missing.
     ValueError
-        Several sections and no `library`, a `size` that is not positive, or a `key` of decimal numbers.
+        Several sections and no `library`, a `size` that is not positive, or a `key` of a gene, of decimal numbers, or
+        of more than 100 categories.
 
     Examples
     --------
@@ -83,16 +85,13 @@ def domains(
     'domain (5 domains)'
     """
     table = resolve_table(adata, table_key)
-    check_obs_key(table, key, advice="Run `stimg.tl.domains(adata, n_domains)` first.")
+    _check_domains(table, key)
     faded = key + _keys.CONFIDENCE_SUFFIX
     if confidence:
         check_obs_key(table, faded, argument="confidence")
     section = read_section(table, spatial_key, library_key, library)
     if size is not None and not (np.isfinite(size) and size > 0):
         msg = f"Expected `size` to be a positive diameter in units of the coordinates, found {size!r}."
-        raise ValueError(msg)
-    if table.obs[key].dtype.kind == "f":
-        msg = f"Expected categories in `adata.obs[{key!r}]`, found {table.obs[key].dtype}. Draw numbers with scanpy."
         raise ValueError(msg)
     labels = pd.Categorical(table.obs[key])
     names = [str(name) for name in labels.categories]
@@ -117,6 +116,20 @@ def domains(
     ax.set_title(title if title is not None else f"{key} ({len(present)} domains)")
     add_scale_bar(ax, section)
     return ax
+
+
+def _check_domains(table: AnnData, key: str) -> None:
+    """Refuse a key that is not a column of categories: a gene, numbers, or a name for every observation."""
+    drawn = f'scanpy, `sc.pl.embedding(adata, "{_keys.SPATIAL}", color={key!r})`, or squidpy'
+    if key not in table.obs and key in table.var_names:
+        msg = f"Expected a column of categories in `key`, found the gene {key!r}. Draw genes with {drawn}."
+        raise ValueError(msg)
+    check_obs_key(table, key, advice="Run `stimg.tl.domains(adata, n_domains)` first.")
+    column = table.obs[key]
+    if column.dtype.kind == "f" or column.nunique() > MOST_DOMAINS:
+        found = column.dtype if column.dtype.kind == "f" else f"{column.nunique():,} different values"
+        msg = f"Expected categories in `adata.obs[{key!r}]`, found {found}. Draw numbers with {drawn}."
+        raise ValueError(msg)
 
 
 def _colours(table: AnnData, key: str, count: int) -> list[str]:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import matplotlib.pyplot as plt
 import numpy as np
 import zarr
+from scipy import sparse
 
 from stimg import _keys
 from stimg._image._place import get_library, image_file
 from stimg._image._slide_image import open_image
-from stimg._input._checks import check_gene_list, check_var_unique, checked, read_counts
+from stimg._input._checks import check_gene_list, check_var_unique, checked
 from stimg._input._records import read_record, said
+from stimg._input._rows import read_expression
 from stimg._input._tables import resolve_table
 from stimg._slide._values import log_normalise
 from stimg.pl._canvas import (
@@ -156,10 +158,9 @@ def _check_genes(table: AnnData, genes: str | Sequence[str]) -> tuple[list[str],
 
 def _measured(table: AnnData, layer: str | None, columns: np.ndarray, target_sum: float) -> np.ndarray | None:
     """Return log-normalised expression of the genes at `columns`; `None` for a slide without counts."""
-    if layer is None and table.X is None:
+    if layer is None and (table.X is None or (sparse.issparse(table.X) and not table.X.nnz)):
         return None
-    counts = read_counts(table, layer)
-    return log_normalise(counts, target_sum, columns).toarray() if counts.nnz else None
+    return log_normalise(read_expression(table, layer, "counts"), target_sum, columns).toarray()
 
 
 def _image_of(table: AnnData, section: Section, library_id: str | None) -> tuple[np.ndarray, float] | None:

@@ -11,16 +11,17 @@ from stimg import _keys
 from stimg._input._checks import (
     check_choice,
     check_gene_list,
+    check_gene_symbols,
     check_positive,
     check_positive_int,
     check_var_unique,
     checked,
-    get_layer,
 )
 from stimg._input._coordinates import check_coordinates
 from stimg._input._records import said, section_codes, write_record
-from stimg._input._rows import checked_rows, row_blocks
+from stimg._input._rows import expression_blocks, row_blocks
 from stimg._input._tables import prepare, resolve_table
+from stimg._slide._gene_match import gene_names
 from stimg._slide._moran import morans_i, neighbour_graph
 from stimg._slide._values import log_normalise, moments
 
@@ -45,6 +46,7 @@ def select_genes(
     genes: Sequence[str] | None = None,
     layer: str | None = None,
     scale: Literal["counts", "log"] = "counts",
+    gene_symbols: str | None = None,
     target_sum: float = 1e4,
     spatial_key: str | None = None,
     library_key: str | None = None,
@@ -73,6 +75,9 @@ def select_genes(
         Layer with expression; `.X` by default.
     scale
         What it holds: raw `"counts"`, or `"log"`-normalised values. Checked, never guessed.
+    gene_symbols
+        Column of `.var` with the names of the genes, for later steps and for `genes`; by default `.var_names`. Ensembl
+        ids and names with the prefix of a genome are known by their symbols.
     target_sum
         Total to which the counts of each observation are normalised.
     spatial_key, library_key
@@ -92,12 +97,12 @@ def select_genes(
     Raises
     ------
     KeyError
-        Unknown layer, genes, table, or coordinates.
+        Unknown layer, column `gene_symbols`, genes, table, or coordinates.
     TypeError
         `genes` is one string, or expression is not numeric or not in memory.
     ValueError
-        Duplicated gene names; negative or NaN expression; values that do not fit `scale`; no gene that varies; fewer
-        observations than Moran's I needs, or sections without a `library_key` that lie over one another.
+        Duplicated gene names; expression that is all zeros, negative or NaN, or does not fit `scale`; no gene that
+        varies; fewer observations than Moran's I needs, or sections without a `library_key` that lie over one another.
 
     Examples
     --------
@@ -111,22 +116,23 @@ def select_genes(
     check_positive("target_sum", target_sum)
     table = resolve_table(adata, table_key, copy=copy)
     check_var_unique(table)
+    check_gene_symbols(table, gene_symbols)
     graph = None
     if genes is not None:
-        _check_genes(table, genes)
+        names = gene_names(table, gene_symbols)
+        _check_genes(table, genes, names)
     elif method == "moran":
         coordinates = check_coordinates(table, str(said(table, "spatial_key", spatial_key, _keys.SPATIAL)))
         graph = neighbour_graph(coordinates, section_codes([table], library_key, coordinates, spatial_key))
-    values = get_layer(table, layer)
 
     def log_blocks() -> Iterator[sparse.csr_array]:
-        for block in checked_rows(values, scale, name=f"layers[{layer!r}]" if layer else "X"):
+        for block in expression_blocks(table, layer, scale):
             for _, part in row_blocks(block):
                 yield log_normalise(part, target_sum) if scale == "counts" else part
 
     variance = moments(log_blocks())[1] ** 2
     if genes is not None:
-        wanted = table.var_names.isin(list(genes))
+        wanted = table.var_names.isin(list(genes)) | np.isin(names, list(genes))
         if flat := int((wanted & (variance == 0)).sum()):
             logger.info("%d of the given genes do not vary over the slide and get weight 0.", flat)
         variance[~wanted] = 0
@@ -158,6 +164,7 @@ def select_genes(
             "n_genes": count,
             "layer": layer or "",
             "scale": scale,
+            "gene_symbols": gene_symbols or "",
             "target_sum": float(target_sum),
         },
     )
@@ -172,15 +179,16 @@ def select_genes(
     return result
 
 
-def _check_genes(table: AnnData, genes: Sequence[str]) -> None:
+def _check_genes(table: AnnData, genes: Sequence[str], names: np.ndarray) -> None:
     """Refuse what is not a list of genes, an empty list, and unknown genes."""
     check_gene_list(genes)
     if not len(genes):
         msg = "Expected gene names in `genes`, found an empty list. Leave it out to select genes by `method`."
         raise ValueError(msg)
-    if unknown := [gene for gene in genes if gene not in table.var_names]:
+    there = {*table.var_names, *names.tolist()}
+    if unknown := [gene for gene in genes if gene not in there]:
         msg = (
             f"{len(unknown)} of {len(genes)} `genes` are not in `adata.var_names`: {unknown[:5]}. Expected names like "
-            f"{list(table.var_names[:3])}."
+            f"{list(table.var_names[:3])}, or those in a column of `adata.var` named by `gene_symbols`."
         )
         raise KeyError(msg)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from stimg import _keys
 from stimg._apply._surroundings import read_surroundings
@@ -20,9 +21,10 @@ from stimg._input._checks import (
     check_positive_int,
     check_var_unique,
     checked,
-    read_counts,
 )
+from stimg._input._rows import read_expression
 from stimg._input._tables import resolve_table
+from stimg._slide._gene_match import gene_names
 from stimg.models import Model
 from stimg.models._given import given_model
 
@@ -52,6 +54,7 @@ def to_image_patches(
     augment: bool = True,
     names: Sequence[str] | None = None,
     layer: str | None = None,
+    gene_symbols: str | None = None,
     use_rep: str | None = None,
     spatial_model: Model | str | Path | None = None,
     lattice_key: str = _keys.LATTICE,
@@ -107,6 +110,8 @@ def to_image_patches(
         One name per slide. By default `slide0`, `slide1`, ...
     layer
         Layer with raw counts; `.X` by default.
+    gene_symbols
+        Column of `.var` with the names of the genes; by default `.var_names`. Ensembl ids are known by their symbols.
     use_rep
         Embedding in `.obsm` of every slide, such as `"X_stimg"`, for `stimg.nn.AlignConfig(gene_encoder="embedding")`.
     spatial_model
@@ -168,16 +173,19 @@ def to_image_patches(
             check_obsm(table, lattice_key, advice="Run `stimg.pp.to_lattice(adata)` first.")
     embeddings = [None if use_rep is None else check_embedding(table, use_rep) for table in tables]
     network = None if spatial_model is None else given_model(Model, spatial_model, "spatial_model")
-    counts = [read_counts(table, layer) for table in tables]
-    chosen, columns = choose_genes([table.var_names for table in tables], counts, genes, n_genes, gene_rule)
+    counts = [read_expression(table, layer, "counts") for table in tables]
+    chosen, columns = choose_genes(
+        [pd.Index(gene_names(table, gene_symbols)) for table in tables], counts, genes, n_genes, gene_rule
+    )
     where = ImageSource(None, image_mpp, diameter_um, spatial_key, library_id, image_key, table_key)
     read = []
     for i, (slide, image, name) in enumerate(zip(given, sources, named, strict=True)):
         place = place_on_image(slide, replace(where, image=image, name=name), mpp=mpp)
         read.append(_image_slide(name, place, counts[i], columns[i], embeddings[i]))
     if network is not None:
+        spatial: dict[str, Any] = {"layer": layer, "lattice_key": lattice_key, "gene_symbols": gene_symbols}
         for i, table in enumerate(tables):
-            around = read_surroundings(table, network, read[i].obs_index, layer=layer, lattice_key=lattice_key)
+            around = read_surroundings(table, network, read[i].obs_index, **spatial)
             read[i] = replace(read[i], surroundings=around)
     largest = max(slide.diameter_um for slide in read) / mpp
     if largest >= size:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from stimg import _keys
-from stimg._input._checks import check_choice, check_library_key, check_positive, checked, warn
+from stimg._input._checks import check_choice, check_library_key, check_positive, checked, warn, warn_of_glass
 from stimg._input._coordinates import array_indices, coordinates_of, units_of
 from stimg._input._records import write_record
 from stimg._input._sections import check_one_section, section_columns
@@ -111,7 +111,7 @@ def to_lattice(
     UserWarning
         Up to 5 % of the spots share a site with another, or lie off the grid of the others; only some sections lie on a
         grid; sections have coordinates in different units; `adata` has array positions, but `platform` names one
-        without an array.
+        without an array; `.obs["in_tissue"]` says that some observations lie beside the tissue.
 
     Examples
     --------
@@ -125,6 +125,7 @@ def to_lattice(
         if value is not None:
             check_positive(name, value)
     table = resolve_table(adata, table_key, copy=copy)
+    warn_of_glass(table)
     check_library_key(table, library_key)
     kind: str | None = None if platform == "auto" else PLATFORMS[platform].kind
     array = array_indices(table) if kind != "free" else None

@@ -39,6 +39,7 @@ def embed(
     *,
     layer: str | None = None,
     scale: str | None = None,
+    gene_symbols: str | None = None,
     readout: Readout = "decoder",
     stride: int | None = None,
     symmetric: bool = True,
@@ -54,8 +55,10 @@ def embed(
 
     The slide's tokens are computed by one sparse matrix product; overlapping windows gather them and pass through the
     network, and their results are averaged, with more weight on the windows' centres, and over the symmetries of the
-    lattice. Mouse genes are also found by their human orthologs. Genes that the model does not know are ignored, genes
-    that the slide lacks are left out; both are reported. If the slide has more genes than the training slides, those
+    lattice. Genes are found by their symbols or Ensembl ids, whatever their version, case, or prefix of a genome, mouse
+    genes also by their human orthologs; columns of the same gene are added up. Genes that the model does not know are
+    ignored, genes that the slide lacks are left out; both are reported. If the slide has more genes than the training
+    slides, those
     with the highest variance on the slide are used. The result is deterministic.
 
     Parameters
@@ -71,6 +74,9 @@ def embed(
     layer, scale
         Layer with expression, and whether it holds raw `"counts"` or `"log"`-normalised values. By default as recorded
         by :func:`stimg.pp.select_genes`, else counts in `.X`.
+    gene_symbols
+        Column of `.var` with the names of the genes, symbols or Ensembl ids. By default that given to
+        :func:`stimg.pp.select_genes`, else `.var_names`, or the column that has clearly more of the model's genes.
     readout
         `"decoder"` states, from which expression is predicted (measured better for domains and probes), or the
         `"encoder"` output.
@@ -108,17 +114,18 @@ def embed(
     Raises
     ------
     KeyError
-        The lattice is missing.
+        The lattice, a layer, or the column `gene_symbols` is missing.
     ValueError
-        No gene in common, expression that does not fit `scale`, a slide given twice, or a damaged weights file. None
-        of several slides is changed then.
+        Fewer than 20 genes in common (or half of the model's, if these are fewer), expression that is all zeros or does
+        not fit `scale`, a slide given twice, or a damaged weights file. None of several slides is changed then.
     TypeError
         `client` is not a `distributed.Client`, or expression is stored by columns.
 
     Warns
     -----
     UserWarning
-        The slide shares with the model less than 80 % of the number of genes that its training slides had.
+        The slide shares with the model less than 40 % of the genes that it could share; counts that are not integers;
+        hardly any counts.
 
     Examples
     --------
@@ -145,9 +152,15 @@ def embed(
         read_lattice(table, lattice_key)
     windows: dict[str, Any] = {"readout": readout, "stride": stride, "symmetric": symmetric, "batch_size": batch_size}
     windows |= {"device": device, "client": client}
+    expression: dict[str, Any] = {
+        "layer": layer,
+        "scale": scale,
+        "lattice_key": lattice_key,
+        "gene_symbols": gene_symbols,
+    }
 
     def run(table: AnnData) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-        return embed_table(table, model, windows, layer=layer, scale=scale, lattice_key=lattice_key)
+        return embed_table(table, model, windows, **expression)
 
     if client is None:
         found = [run(table) for table in tables]

@@ -11,12 +11,14 @@ import numpy as np
 from stimg import _keys
 from stimg._apply._pairs import embed_genes, embed_images
 from stimg._apply._surroundings import read_surroundings
-from stimg._data._targets import expression_of, model_columns
+from stimg._data._targets import expression_of
 from stimg._image._place import ImageSource, place_on_image, rows_on_image
-from stimg._input._checks import check_embedding, check_positive_int, check_var_unique, checked, read_counts
+from stimg._input._checks import check_embedding, check_positive_int, check_var_unique, checked
 from stimg._input._device import resolve_device
 from stimg._input._records import write_record
+from stimg._input._rows import read_expression
 from stimg._input._tables import prepare, resolve_table
+from stimg._slide._gene_match import match_genes
 from stimg.models import AlignmentModel
 from stimg.models._given import given_model
 
@@ -36,6 +38,7 @@ def embed_pairs(
     image: Any = None,
     *,
     layer: str | None = None,
+    gene_symbols: str | None = None,
     batch_size: int = 128,
     image_mpp: float | None = None,
     device: str = "auto",
@@ -62,6 +65,8 @@ def embed_pairs(
         default the image in `adata`.
     layer
         Layer with raw counts; `.X` by default.
+    gene_symbols
+        Column of `.var` with the names of the genes, as in :func:`stimg.tl.embed`.
     batch_size
         Number of crops that are embedded at once.
     image_mpp
@@ -90,8 +95,8 @@ def embed_pairs(
     KeyError
         Coordinates, image, layer or lattice are missing.
     ValueError
-        No raw counts, no gene of the model in the slide, the same key twice, or image and spots that do not fit each
-        other.
+        No raw counts, too few genes of the model in the slide, the same key twice, or image and spots that do not fit
+        each other.
 
     Warns
     -----
@@ -114,7 +119,7 @@ def embed_pairs(
     model = given_model(AlignmentModel, model)
     table = resolve_table(adata, table_key, copy=copy)
     check_var_unique(table)
-    read = _gene_side(table, model, layer=layer, use_rep=use_rep, lattice_key=lattice_key)
+    read = _gene_side(table, model, layer=layer, gene_symbols=gene_symbols, use_rep=use_rep, lattice_key=lattice_key)
     diameter_um, mpp = float(model.card["diameter_um"]), float(model.card["mpp"])
     source = ImageSource(image, image_mpp, diameter_um, spatial_key, library_id, image_key, table_key)
     place = place_on_image(adata, source, mpp=mpp)
@@ -144,14 +149,23 @@ def embed_pairs(
 
 
 def _gene_side(
-    table: AnnData, model: AlignmentModel, *, layer: str | None, use_rep: str, lattice_key: str
+    table: AnnData,
+    model: AlignmentModel,
+    *,
+    layer: str | None,
+    gene_symbols: str | None,
+    use_rep: str,
+    lattice_key: str,
 ) -> np.ndarray | Surroundings:
     """Check and read what the model's gene encoder needs to know about every spot."""
-    counts = read_counts(table, layer)
+    everyone = np.arange(table.n_obs)
     if model.config.gene_encoder == "tuned":
-        return read_surroundings(table, model.spatial, np.arange(table.n_obs), layer=layer, lattice_key=lattice_key)
+        where: dict[str, Any] = {"layer": layer, "lattice_key": lattice_key, "gene_symbols": gene_symbols}
+        return read_surroundings(table, model.spatial, everyone, **where)
     if model.config.gene_encoder != "embedding":
-        return expression_of(counts, model_columns(table, model), float(model.card["target_sum"]))
+        match = match_genes(table, model.genes, gene_symbols)
+        counts = read_expression(table, layer, "counts", into=match.into)
+        return expression_of(counts, match.column_of, float(model.card["target_sum"]))
     embedding, width = check_embedding(table, use_rep), model.config.embedding_dim
     if embedding.shape[1] != width:
         msg = (

@@ -12,14 +12,14 @@ from anndata import AnnData
 from stimg import _keys
 from stimg._apply._dense import map_pixel_um, read_shapes
 from stimg._apply._dense_map import as_image, dense_map
-from stimg._data._targets import model_columns
 from stimg._image._crops import slide_statistics
 from stimg._image._place import ImageSource, place_on_image, rows_on_image
 from stimg._image._shapes import Disks, Polygons
-from stimg._input._checks import check_positive, check_var_unique, checked
+from stimg._input._checks import check_positive, checked
 from stimg._input._device import resolve_device
 from stimg._input._records import write_record
 from stimg._input._tables import prepare, resolve_table
+from stimg._slide._gene_match import match_genes
 from stimg.models import ExpressionModel
 from stimg.models._given import given_model
 
@@ -46,6 +46,7 @@ def predict_expression(
     symmetric: bool = True,
     image_mpp: float | None = None,
     device: str = "auto",
+    gene_symbols: str | None = None,
     key_added: str = _keys.IMAGE_EXPRESSION,
     spatial_key: str | None = None,
     library_id: str | None = None,
@@ -85,6 +86,8 @@ def predict_expression(
         Micrometres per pixel of the image, if `adata` and the file do not state them.
     device
         `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"` or `"mps"`.
+    gene_symbols
+        Column of `.var` with the names of the genes, as in :func:`stimg.tl.embed`.
     key_added
         Key of the layer.
     spatial_key, library_id, image_key, table_key
@@ -111,7 +114,7 @@ def predict_expression(
     KeyError
         Coordinates, image or genes are missing.
     ValueError
-        A bad argument, no gene of the model in `adata.var_names`, or image and spots that do not fit each other.
+        A bad argument, no gene of the model in the slide, or image and spots that do not fit each other.
 
     Warns
     -----
@@ -134,8 +137,7 @@ def predict_expression(
     device = resolve_device(device)
     model = given_model(ExpressionModel, model)
     table = resolve_table(adata, table_key, copy=copy)
-    check_var_unique(table)
-    columns = model_columns(table, model)
+    columns = match_genes(table, model.genes, gene_symbols, least=1).column_of
     _check_options(model, dense, map_path, diameter_um, shapes)
     if not isinstance(adata, AnnData) and image is None and image_key is None:
         image_key = _only_image(adata, key_added)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,6 +34,7 @@ def reconstruct(
     hidden: str | np.ndarray | None = None,
     layer: str | None = None,
     scale: str | None = None,
+    gene_symbols: str | None = None,
     stride: int | None = None,
     device: str = "auto",
     key_added: str = _keys.RECONSTRUCTION,
@@ -54,7 +55,7 @@ def reconstruct(
         Observations that the model is not shown: a bool array (n_obs,) or the name of a bool column of `.obs`. Their
         expression is then predicted from their surroundings alone, and each gene's mean and deviation come from the
         other observations. By default nothing is hidden, and the layer is a denoised slide.
-    layer, scale, stride, device, lattice_key, table_key, copy
+    layer, scale, gene_symbols, stride, device, lattice_key, table_key, copy
         As in :func:`stimg.tl.embed`.
     key_added
         Key of the new layer.
@@ -72,7 +73,7 @@ def reconstruct(
     KeyError
         The lattice, or the column `hidden`, is missing.
     ValueError
-        `hidden` is not a bool array of length n_obs, or hides a whole slide; no gene in common with the model.
+        `hidden` is not a bool array of length n_obs, or hides a whole slide; as in :func:`stimg.tl.embed`.
 
     Examples
     --------
@@ -86,9 +87,13 @@ def reconstruct(
     mask = _hidden_mask(table, hidden)
     model = given_model(Model, model)
     check_stride(model, stride)
-    values, record = reconstruct_table(
-        table, model, mask, layer=layer, scale=scale, stride=stride, device=device, lattice_key=lattice_key
-    )
+    expression: dict[str, Any] = {
+        "layer": layer,
+        "scale": scale,
+        "lattice_key": lattice_key,
+        "gene_symbols": gene_symbols,
+    }
+    values, record = reconstruct_table(table, model, mask, **expression, stride=stride, device=device)
     table, result = prepare(adata, table_key, copy)
     table.layers[key_added] = values
     record |= {

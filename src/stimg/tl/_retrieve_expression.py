@@ -10,8 +10,9 @@ import numpy as np
 from stimg import _keys
 from stimg._apply._nearest import nearest, pair_embeddings
 from stimg._data._targets import TARGET_SUM, expression_of
-from stimg._input._checks import check_gene_list, check_positive, check_positive_int, checked, read_counts
+from stimg._input._checks import check_gene_list, check_positive, check_positive_int, checked
 from stimg._input._records import write_record
+from stimg._input._rows import read_expression
 from stimg._input._tables import prepare, resolve_table
 
 if TYPE_CHECKING:
@@ -106,7 +107,9 @@ def retrieve_expression(
             )
             raise KeyError(msg)
     searched = pair_embeddings(tables, use_rep)
-    values = [expression_of(read_counts(one, layer), one.var_names.get_indexer(wanted), TARGET_SUM) for one in tables]
+    counts = [read_expression(one, layer, "counts") for one in tables]
+    columns = [one.var_names.get_indexer(wanted) for one in tables]
+    values = [expression_of(*pair, TARGET_SUM) for pair in zip(counts, columns, strict=True)]
     best, similarity = nearest(queries, searched, n_neighbors)
     weight = np.exp((similarity - similarity.max(1, keepdims=True)) / temperature)
     weight /= weight.sum(1, keepdims=True)
