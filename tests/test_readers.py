@@ -188,7 +188,6 @@ def test_visium_with_two_genes_of_one_name(here):
     assert run(code).table.n_vars == slide.n_vars
 
 
-@pytest.mark.xfail(strict=True, reason="found_by_readers D: nothing is said of spots on glass")
 def test_visium_with_spots_on_glass(here):
     sq = pytest.importorskip("squidpy")
     layouts.write_visium(here / "outs", layouts.make_slide("visium"), 2)
@@ -435,15 +434,11 @@ def test_cellxgene(here):
     check(result, slide.obsm["spatial"][tissue], slide.X[tissue], **expected)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="found_by_readers K: `is_single` is taken for a library, so the image is not found"
-)
 def test_cellxgene_with_its_image(here):
     layouts.write_cellxgene(here / "cellxgene.h5ad", layouts.make_slide("visium"))
     assert len(stimg.pl.domains(run(lines("cellxgene")).slide).images) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="found_by_readers E: symbols in a column of `.var` are not found")
 def test_cellxgene_named_by_ensembl_ids(here):
     layouts.write_cellxgene(here / "cellxgene.h5ad", layouts.make_slide("visium"))
     slide = sc.read_h5ad("cellxgene.h5ad").raw.to_adata()
@@ -453,7 +448,6 @@ def test_cellxgene_named_by_ensembl_ids(here):
     assert slide.var_names[0].startswith("ENSG")
 
 
-@pytest.mark.xfail(strict=True, reason="found_by_readers E: the message does not say that counts are in `.raw`")
 def test_cellxgene_with_counts_in_raw(here):
     layouts.write_cellxgene(here / "cellxgene.h5ad", layouts.make_slide("visium"))
     with pytest.raises(ValueError, match=r"\.raw"):

@@ -16,7 +16,7 @@ from stimg._image._slide_image import SlideImage, open_image
 from stimg._input._checks import warn
 from stimg._input._coordinates import centroids, check_coordinates
 from stimg._input._records import read_record, said
-from stimg._input._tables import resolve_table
+from stimg._input._tables import libraries_of, resolve_table
 from stimg._platforms import spot_um
 from stimg._slide._geometry import spacing
 from stimg._slide._grid import find_grid
@@ -108,7 +108,7 @@ def warn_of_file(image: Any, image_mpp: float) -> None:
 
 def get_library(table: AnnData, library_id: str | None) -> dict[str, Any]:
     """Return the entry `library_id` of `.uns["spatial"]`; by default its only one, or an empty one."""
-    libraries = table.uns.get(_keys.SPATIAL, {})
+    libraries = libraries_of(table)
     if library_id is None:
         return next(iter(libraries.values())) if len(libraries) == 1 else {}
     if library_id not in libraries:
@@ -213,7 +213,7 @@ def _own_image(table: AnnData, library: dict[str, Any], source: ImageSource) -> 
                 )
                 raise KeyError(msg)
             return float(factors[f"tissue_{size}_scalef"]), np.asarray(images[size])
-    libraries = list(table.uns.get(_keys.SPATIAL, {}))
+    libraries = list(libraries_of(table))
     several = len(libraries) > 1 and source.library_id is None
     advice = "Choose one with `library_id`." if several else "Pass the image."
     msg = f"No image of {source.name!r} in `adata.uns['spatial']` (libraries {libraries}). {advice}"
@@ -262,7 +262,7 @@ def _check_one_section(table: AnnData, source: ImageSource) -> None:
     The column that tells them apart is the `library_key` of the lattice, the region of a `SpatialData`, or one that
     holds the names of several libraries of `.uns["spatial"]`.
     """
-    libraries = set(map(str, table.uns.get(_keys.SPATIAL, {})))
+    libraries = set(libraries_of(table))
     named = table.obs.select_dtypes(exclude="number")
     columns = [
         read_record(table, _keys.STEP_LATTICE).get("library_key"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from scipy.spatial import cKDTree
 
 from stimg import _keys
 from stimg._input._checks import check_obsm, warn
+from stimg._input._tables import libraries_of
 from stimg._platforms import BIN_PATTERN, MOST_OFF, PLATFORMS, STEREO_SEQ_UM
 
 if TYPE_CHECKING:
@@ -194,11 +194,10 @@ def units_of(
             )
             raise ValueError(msg)
         return np.full(len(libraries), float(given)), pitch * given
-    entries = table.uns.get(_keys.SPATIAL, {})
-    entries = entries if isinstance(entries, Mapping) else {}  # some files have coordinates there
+    entries = libraries_of(table)
     only = len(libraries) == 1 and len(entries) == 1
-    stated = list(entries.values()) if only else [entries.get(name) for name in libraries]
-    factors = [one.get("scalefactors", {}) if isinstance(one, Mapping) else {} for one in stated]
+    stated = list(entries.values()) if only else [entries.get(name, {}) for name in libraries]
+    factors = [one.get("scalefactors", {}) for one in stated]
     of_image = np.asarray([one.get("microns_per_pixel", np.nan) for one in factors], dtype=np.float64)
     if (other := np.abs(of_image / of_array - 1) > MOST_OFF).any():
         warn(
@@ -218,6 +217,6 @@ def _bin_um(platform: str, table: AnnData, names: list[str]) -> float:
     attributes = table.uns.get("spatialdata_attrs", {})
     if "region_key" in attributes:
         names = [*names, *table.obs[attributes["region_key"]].astype(str).unique()]
-    names = [*names, *map(str, table.uns.get(_keys.SPATIAL, {}))]
+    names = [*names, *libraries_of(table)]
     sizes = {float(found[1]) for name in names if (found := re.search(BIN_PATTERN, name))}
     return sizes.pop() if len(sizes) == 1 else np.nan

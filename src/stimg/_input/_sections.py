@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import pandas as pd
 
 from stimg import _keys
 from stimg._input._overlap import FEWEST, Overlap, overlap
+from stimg._input._tables import libraries_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,8 +157,8 @@ def _kind(table: AnnData, name: str) -> str:
     """Tell whether a column is `"named"` after sections, may go `"along"` with them, or neither (`""`)."""
     if name == table.uns.get("spatialdata_attrs", {}).get("region_key"):
         return "named"
-    entries = table.uns.get(_keys.SPATIAL)
-    if isinstance(entries, Mapping) and len(entries) > 1 and _are_entries(table.obs[name], list(entries)):
+    libraries = list(libraries_of(table))
+    if len(libraries) > 1 and _are_entries(table.obs[name], libraries):
         return "named"
     words = _words(name)
     if words & OF_OTHER:
@@ -201,9 +201,7 @@ def _joined(*codes: np.ndarray) -> np.ndarray:
 
 def _check_images(table: AnnData, columns: list[Column]) -> None:
     """Refuse a table with the images of several sections, and no column that may tell these apart."""
-    entries = table.uns.get(_keys.SPATIAL)
-    entries = entries if isinstance(entries, Mapping) else {}
-    names = [str(name) for name, entry in entries.items() if isinstance(entry, Mapping) and entry.get("images")]
+    names = [name for name, entry in libraries_of(table).items() if entry.get("images")]
     # A column with the name of one of them is left where the other sections were removed.
     if len(names) < 2 or columns or any(_are_entries(table.obs[name], names) for name in _names(table)):
         return

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from anndata import AnnData
 
+from stimg import _keys
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -57,6 +59,14 @@ def resolve_table(adata: AnnData | SpatialData, table_key: str | None = None, *,
         msg = f"Expected a slide with observations and genes, found {table.n_obs} x {table.n_vars}."
         raise ValueError(msg)
     return table
+
+
+def libraries_of(table: AnnData) -> dict[str, dict[str, Any]]:
+    """Return the libraries in `.uns["spatial"]` by name; CELLxGENE's `is_single` is none."""
+    entries = table.uns.get(_keys.SPATIAL)
+    if not isinstance(entries, Mapping):  # some files have coordinates there
+        return {}
+    return {str(name): dict(entry) for name, entry in entries.items() if isinstance(entry, Mapping)}
 
 
 def distinct_tables(

@@ -12,6 +12,7 @@ import pandas as pd
 
 from stimg import _keys
 from stimg._input._checks import checked
+from stimg._input._tables import libraries_of
 from stimg._platforms import MOST_OFF, OF_TECHNOLOGY, PLATFORMS, spot_um
 from stimg._slide._geometry import spacing
 from stimg.datasets._collection import Collection
@@ -100,7 +101,7 @@ class HEST(Collection):
             coordinates = adata.obsm[_keys.SPATIAL]
         adata.var_names_make_unique()
         row = self.catalogue.loc[slide]
-        own: dict[str, Any] = next(iter(adata.uns.get(_keys.SPATIAL, {}).values()), {})
+        own: dict[str, Any] = next(iter(libraries_of(adata).values()), {})
         factors = {**own.get("scalefactors", {}), **_scale(slide, row, coordinates, own.get("scalefactors", {}))}
         metadata = {"technology": row["technology"], "study": row["study"], "licence": row["licence"]}
         if image:

@@ -13,6 +13,7 @@ from stimg._input._checks import check_library_key
 from stimg._input._coordinates import check_coordinates
 from stimg._input._records import read_record, said
 from stimg._input._sections import check_one_section
+from stimg._input._tables import libraries_of
 from stimg._slide._geometry import spacing
 from stimg._slide._lattice import read_lattice
 
@@ -123,13 +124,11 @@ def section_image(table: AnnData, section: Section, names: tuple[str, ...]) -> t
     If the section is not a library with images, the only library counts, provided that all rows are drawn: an image
     of another section is never returned.
     """
-    libraries, library = table.uns.get(_keys.SPATIAL, {}), section.name
+    libraries, library = libraries_of(table), section.name
     if library not in libraries:
         if len(libraries) != 1 or len(section.rows) < table.n_obs:
             return None
         library = next(iter(libraries))
-    if not isinstance(libraries[library], dict):
-        return None
     images, factors = libraries[library].get("images", {}), libraries[library].get("scalefactors", {})
     for name in names:
         if name in images and f"tissue_{name}_scalef" in factors:

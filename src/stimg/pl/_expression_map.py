@@ -16,7 +16,7 @@ from stimg._image._slide_image import open_image
 from stimg._input._checks import check_gene_list, check_var_unique, checked
 from stimg._input._records import read_record, said
 from stimg._input._rows import read_expression
-from stimg._input._tables import resolve_table
+from stimg._input._tables import libraries_of, resolve_table
 from stimg._slide._values import log_normalise
 from stimg.pl._canvas import (
     LARGEST_SIDE,
@@ -167,7 +167,7 @@ def _image_of(table: AnnData, section: Section, library_id: str | None) -> tuple
     """Return the section's H&E and its pixels per unit of the coordinates, from `.uns["spatial"]` or its file."""
     if (found := section_image(table, section, ("hires", "lowres"))) is not None:
         return found
-    known = library_id in table.uns.get(_keys.SPATIAL, {})
+    known = library_id in libraries_of(table)
     if not known and len(section.rows) < table.n_obs:
         return None
     path = image_file(get_library(table, library_id if known else None))
