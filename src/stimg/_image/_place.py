@@ -141,8 +141,8 @@ def _um_per_unit(
         if known is not None and abs(given * pixels_per_unit / known - 1) > MOST_OFF:
             msg = (
                 f"Expected `image_mpp` near {known / pixels_per_unit:.4g}, which follows from {words} of "
-                f"{source.name!r}, found {given:.4g}. Leave it out if the coordinates are in pixels of this image; "
-                "otherwise scale them, or correct the platform or `um_per_unit` of `stimg.pp.to_lattice`."
+                f"{source.name!r}, found {given:.4g}. Leave it out if the coordinates are in pixels of this image; if "
+                "it is a preview, scale them; or correct the platform or `um_per_unit` of `stimg.pp.to_lattice`."
             )
             raise ValueError(msg)
         warn_of_file(image, given)
