@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,7 @@ def test_of_two_savers_one_fails(folder, monkeypatch, links):
 
 SAVERS = """
 import sys
+import threading
 from pathlib import Path
 import stimg
 model = stimg.models.load("stimg-tiny")
@@ -221,6 +223,22 @@ def test_disks_without_locks_work_and_are_not_swept(folder, monkeypatch):
     monkeypatch.setattr("stimg._files._OwnLock.acquire", refuse)
     write(folder / "file")
     assert {path.name for path in folder.iterdir()} == {"file", ".file.dead"}
+
+
+def test_a_store_may_be_removed_by_another_thread(folder):
+    work, remove = claim_folder(folder, ".work.")
+    thread = threading.Thread(target=remove)
+    thread.start()
+    thread.join()
+    assert not list(folder.iterdir())
+    assert not [one for one in Path("/proc/self/fd").glob("*") if str(work) in os.path.realpath(one)]
+
+
+def test_a_cache_that_cannot_be_written_to_is_named(folder):
+    with stimg.settings.override(cachedir=folder / "cache"):
+        (folder / "cache").touch()
+        with pytest.raises(OSError, match="Set `stimg.settings.cachedir`"):
+            _rows.collect_rows([sparse.csr_array(np.eye(3))], 3, mapped=True)
 
 
 @needs_unix

@@ -91,7 +91,7 @@ class _OwnLock(FileLock):
     """A lock of this process, which its forked children do not give up."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(str(path))
+        super().__init__(str(path), thread_local=False)  # the garbage collector releases it in any thread
         self.owner = os.getpid()
 
     def release(self, force: bool = False) -> None:

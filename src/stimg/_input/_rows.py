@@ -140,8 +140,12 @@ def collect_rows(blocks: Iterable[sparse.csr_array], n_columns: int, *, mapped: 
         parts = list(blocks)
         return parts[0] if len(parts) == 1 else sparse.csr_array(sparse.vstack(parts, format="csr"))
     cache = settings.cachedir / "expression"
-    cache.mkdir(parents=True, exist_ok=True)
-    folder, remove = claim_folder(cache, "rows.")
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        folder, remove = claim_folder(cache, "rows.")
+    except OSError as e:
+        msg = f"Cannot write into {str(cache)!r} ({e}). Set `stimg.settings.cachedir` to another folder."
+        raise OSError(msg) from e
     ends = [np.zeros(1, dtype=np.int64)]
     try:
         # Unbuffered, so that a full disk is noticed while writing and not while closing.
