@@ -51,6 +51,20 @@ def test_counts_beyond_32_bits_are_refused(slide, before, trained):
     untouched(slide, before)
 
 
+@pytest.mark.parametrize("weight", [np.inf, -1.0, np.nan, "much"])
+def test_genes_without_usable_weights_are_refused(slide, weight):
+    slide.var["stimg_weight"] = weight
+    with pytest.raises(ValueError, match=r"weights of genes in `adata.var\['stimg_weight'\]` of 'slide0'"):
+        stimg.pp.to_patches(slide, size=8, n_channels=16)
+
+
+def test_totals_beyond_32_bits_are_kept(slide, trained):
+    stimg.tl.embed(slide, trained)
+    slide.X = slide.X.astype(np.float64) * 1e35
+    stimg.tl.embed(slide, trained, key_added="huge")
+    np.testing.assert_allclose(slide.obsm["huge"], slide.obsm["X_stimg"], atol=1e-3)
+
+
 def test_weights_that_are_not_finite_are_refused(slide, before, make_slide, trained):
     other = stimg.models.Model(trained.network.without_genes(), trained.genes, trained.card)
     broken = type(trained.network)(trained.config, len(trained.genes))

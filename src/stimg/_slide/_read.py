@@ -114,7 +114,7 @@ def read_selected(
         msg = f"`adata.uns['stimg']` has no record of `adata.var[{weight_key!r}]`. Run `stimg.pp.select_genes(adata)`."
         raise KeyError(msg)
     layer, scale, target_sum = chosen["layer"] or None, str(chosen["scale"]), float(chosen["target_sum"])
-    weights = np.nan_to_num(table.var[weight_key].to_numpy(dtype=float))
+    weights = _checked_weights(table, weight_key, name)
     slides = read_slides(
         table,
         read_expression(table, layer, scale),
@@ -129,6 +129,19 @@ def read_selected(
     if label_key is not None and label_key in table.obs:
         slides = [replace(slide, labels=_site_labels(table.obs[label_key], slide)) for slide in slides]
     return slides, (scale, target_sum)
+
+
+def _checked_weights(table: AnnData, key: str, name: str) -> np.ndarray:
+    """Return the weights of genes, float64 (n_vars,), 0 where they are missing, if any of them is above 0."""
+    column = table.var[key]
+    weights = np.nan_to_num(column.to_numpy(dtype=float), nan=0) if column.dtype.kind in "buif" else np.zeros(0)
+    if not (weights > 0).any() or not np.isfinite(column.to_numpy(dtype=float, na_value=0)).all():
+        msg = (
+            f"Expected weights of genes in `adata.var[{key!r}]` of {name!r}, finite numbers of which some are above 0, "
+            f"found {column.dtype} such as {column.iloc[:3].tolist()}. Run `stimg.pp.select_genes(adata)` again."
+        )
+        raise ValueError(msg)
+    return weights
 
 
 def _site_labels(column: pd.Series, slide: Slide) -> np.ndarray:

@@ -38,7 +38,7 @@ def log_normalise(counts: sparse.csr_array, target_sum: float, columns: np.ndarr
 
     Totals are those of all genes; rows without counts stay zero.
     """
-    totals = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+    totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
     factors = np.divide(target_sum, totals, out=np.zeros_like(totals), where=totals > 0).astype(np.float32)
     kept = take_columns(counts, columns)
     data = np.log1p(kept.data * np.repeat(factors, np.diff(kept.indptr)))

@@ -158,7 +158,7 @@ def _check_genes(table: AnnData, genes: str | Sequence[str]) -> tuple[list[str],
 
 def _measured(table: AnnData, layer: str | None, columns: np.ndarray, target_sum: float) -> np.ndarray | None:
     """Return log-normalised expression of the genes at `columns`; `None` for a slide without counts."""
-    if layer is None and (table.X is None or (sparse.issparse(table.X) and not table.X.nnz)):
+    if layer is None and (table.X is None or not sparse.csr_array(table.X).nnz):
         return None
     return log_normalise(read_expression(table, layer, "counts"), target_sum, columns).toarray()
 
