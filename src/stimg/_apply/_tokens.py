@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stimg import _keys
 from stimg._input._checks import check_choice, check_var_unique, get_layer, warn
 from stimg._input._records import said_expression
 from stimg._input._rows import read_rows
@@ -50,7 +51,7 @@ def match_slides(
         )
     slides = read_slides(
         table,
-        read_rows(values, scale, name=f"layers[{layer!r}]" if layer else "X"),
+        read_rows(values, scale, name=_keys.matrix_name(layer)),
         np.arange(table.n_vars),
         scale=scale,
         target_sum=model.card["target_sum"],

@@ -323,4 +323,4 @@ def check_log(integer: bool, largest: float, *, name: str) -> None:
 
 def read_counts(table: AnnData, layer: str | None) -> sparse.csr_array:
     """Return the raw counts in `.X`, or in the layer asked for, checked by `check_expression`."""
-    return check_expression(get_layer(table, layer), "counts", name=f"layers[{layer!r}]" if layer else "X")
+    return check_expression(get_layer(table, layer), "counts", name=_keys.matrix_name(layer))

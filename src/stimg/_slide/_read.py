@@ -113,7 +113,7 @@ def read_selected(
     weights = np.nan_to_num(table.var[weight_key].to_numpy(dtype=float))
     slides = read_slides(
         table,
-        read_rows(get_layer(table, layer), scale, name=f"layers[{layer!r}]" if layer else "X"),
+        read_rows(get_layer(table, layer), scale, name=_keys.matrix_name(layer)),
         np.flatnonzero(weights > 0),
         scale=scale,
         target_sum=target_sum,

@@ -120,7 +120,7 @@ def select_genes(
     values = get_layer(table, layer)
 
     def log_blocks() -> Iterator[sparse.csr_array]:
-        for block in checked_rows(values, scale, name=f"layers[{layer!r}]" if layer else "X"):
+        for block in checked_rows(values, scale, name=_keys.matrix_name(layer)):
             for _, part in row_blocks(block):
                 yield log_normalise(part, target_sum) if scale == "counts" else part
 
