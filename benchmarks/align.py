@@ -157,7 +157,7 @@ def run(name: str, epochs: int, seeds: int, methods: list[str]) -> list[dict[str
             stimg.tl.retrieve_expression(table, train, genes)
             judged = stimg.pp.to_image_patches(table, image, mpp=MPP, genes=genes).slides[0]
             truths.append(judged.targets)
-            found.append(table[judged.obs_index, genes].layers["stimg_retrieved"])
+            found.append(table.obsm["stimg_retrieved"].iloc[judged.obs_index][genes].to_numpy())
         recall = {key: float(np.mean([one[key] for one in recalls])) for key in recalls[0]}
         for way in ("image_to_gene", "gene_to_image"):
             row[f"{way}@10"] = recall[f"{way}@10"]

@@ -78,11 +78,11 @@ def judge(sections: Sections, key: str) -> dict[str, float]:
 def hidden_error(sections: Sections, model: Model) -> float:
     """Mean squared error of hidden regions."""
     test = sections[TEST]
-    judged = test.var_names.isin(model.genes) & (test.var["stimg_weight"].to_numpy() > 0)
+    judged = np.flatnonzero(test.var_names.isin(model.genes) & (test.var["stimg_weight"].to_numpy() > 0))
     hidden = stimg.metrics.hide_regions(test.obsm["lattice"], 4, n_regions=20, rng=0)
-    truth = log_normalise(test.X, model.card["target_sum"])[:, np.flatnonzero(judged)][np.flatnonzero(hidden)]
-    filled = stimg.tl.reconstruct(test, model, hidden=hidden, copy=True).layers["stimg"][np.ix_(hidden, judged)]
-    return stimg.metrics.reconstruction_scores(truth, filled)["mse"]
+    truth = log_normalise(test.X, model.card["target_sum"])[:, judged][np.flatnonzero(hidden)]
+    filled = stimg.tl.reconstruct(test, model, hidden=hidden, genes=test.var_names[judged], copy=True).obsm["stimg"]
+    return stimg.metrics.reconstruction_scores(truth, filled[hidden])["mse"]
 
 
 def compare(title: str, doc: str, variants: dict[str, Variant], *, baselines: bool = False) -> None:

@@ -171,7 +171,7 @@ def run(name: str, epochs: int) -> list[dict]:
     found = []
     for table, image, slide in zip(test, test_images, judged.slides, strict=True):
         stimg.tl.predict_expression(table, model, image)
-        found.append(table[slide.obs_index, list(patches.genes[known])].layers["stimg_image"])
+        found.append(table.obsm["stimg_image"].iloc[slide.obs_index][list(patches.genes[known])].to_numpy())
     predicted["stimg"] = np.concatenate(found)
     folds = np.repeat(RUNS[name][1], [len(slide.targets) for slide in judged.slides])
     rows = []

@@ -70,7 +70,7 @@ def run(name: str, epochs: int, seeds: int) -> list[dict[str, Any]]:
             found = []
             for table, image, slide in zip(test, test_images, judged, strict=True):
                 stimg.tl.predict_expression(table, model, image)
-                found.append(table[slide.obs_index, genes].layers["stimg_image"])
+                found.append(table.obsm["stimg_image"].iloc[slide.obs_index][genes].to_numpy())
             scores = stimg.metrics.expression_scores(truth, np.concatenate(found))
             scores = {key: scores[key] for key in SCORES}
             rows.append({"run": name, "method": method, **scores, "seconds": seconds})

@@ -88,7 +88,7 @@ def predict(places: Places, model: stimg.models.ExpressionModel) -> np.ndarray:
         x, y = grid.obsm["spatial"].T
         options = {"shapes": shapely.box(x - half, y - half, x + half, y + half)}
     stimg.tl.predict_expression(grid, model, places.image, image_mpp=unit, **options)
-    return grid.layers[KEY]
+    return grid.obsm[KEY][list(model.genes)].to_numpy()
 
 
 def score(truth: np.ndarray, found: np.ndarray) -> dict[str, float]:

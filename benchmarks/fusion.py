@@ -109,11 +109,11 @@ def train(slides: list[anndata.AnnData], *, epochs: int, seed: int, shown: bool)
         return stimg.tl.pretrain(patches, max_epochs=epochs, val_fraction=0.0, rng=seed, device="cpu")
 
 
-def predict(table: anndata.AnnData, model: Model, hidden: np.ndarray, *, shown: bool) -> np.ndarray:
-    """Predicted z-scores at hidden spots turned to log-normalised values, (n_hidden, n_vars)."""
+def predict(table: anndata.AnnData, model: Model, hidden: np.ndarray, judged: np.ndarray, *, shown: bool) -> np.ndarray:
+    """Predicted z-scores of judged genes at hidden spots turned to log-normalised values, (n_hidden, n_judged)."""
     if not shown:
-        stimg.tl.reconstruct(table, model, hidden=hidden)
-        return table.layers.pop("stimg")[hidden]
+        stimg.tl.reconstruct(table, model, hidden=hidden, genes=table.var_names[judged])
+        return table.obsm.pop("stimg")[hidden].to_numpy()
     [(slide, rows)], _ = match_slides(table, model, layer=None, scale="log", lattice_key="lattice")
     away = np.zeros(slide.n_sites, dtype=bool)
     away[slide.obs_site[hidden[slide.obs_index]]] = True
@@ -129,7 +129,7 @@ def predict(table: anndata.AnnData, model: Model, hidden: np.ndarray, *, shown: 
     values[:, known] = np.maximum(scores * seen.std[known] + seen.mean[known], 0)
     of_obs = np.empty((table.n_obs, len(rows)), dtype=np.float32)
     of_obs[slide.obs_index] = values[slide.obs_site]
-    return of_obs[hidden]
+    return of_obs[np.ix_(hidden, judged)]
 
 
 def judge(table: anndata.AnnData, model: Model, *, shown: bool) -> Iterator[dict]:
@@ -145,7 +145,7 @@ def judge(table: anndata.AnnData, model: Model, *, shown: bool) -> Iterator[dict
                 break
             truth = measured[np.flatnonzero(hidden)].toarray()
             mean = np.square(truth - measured[np.flatnonzero(~hidden)].mean(0)).mean()
-            found = predict(table, model, hidden, shown=shown)[:, judged]
+            found = predict(table, model, hidden, judged, shown=shown)
             yield {"score": f"MSE {size} x {size}", "value": np.square(truth - found).mean() / mean}
             near = stimg.metrics.interpolate_hidden(measured, table.obsm["spatial"], hidden, method="gaussian")
             yield {"score": f"gaussian {size} x {size}", "value": np.square(truth - near).mean() / mean}

@@ -92,8 +92,8 @@ def judge(slide: AnnData, model: Model) -> Iterator[dict]:
                 break
             hidden &= totals > 0
             truth = measured[np.flatnonzero(hidden)]
-            stimg.tl.reconstruct(slide, model, hidden=hidden)
-            filled = {"stimg": slide.layers["stimg"][np.ix_(hidden, judged)]}
+            stimg.tl.reconstruct(slide, model, hidden=hidden, genes=slide.var_names[judged])
+            filled = {"stimg": slide.obsm["stimg"][hidden].to_numpy()}
             for method in ("nearest", "gaussian", "pca", "zero"):
                 filled[method] = stimg.metrics.interpolate_hidden(
                     measured, slide.obsm["spatial"], hidden, method=method

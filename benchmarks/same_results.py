@@ -49,7 +49,7 @@ def expression_results(folder: Path) -> dict[str, np.ndarray]:
         found |= {f"{path} {name}": np.asarray(slide.obsm[name]) for name in ("lattice", "X_stimg", "X_stimg_slide")}
         found[f"{path} weights"] = slide.var["stimg_weight"].to_numpy()
         found |= {f"{path} {key}": slide.obs[key].astype(int).to_numpy() for key in ("stimg_domain", "kmeans")}
-        found[f"{path} reconstruction"] = np.asarray(slide.layers["stimg"][:, ::50])
+        found[f"{path} reconstruction"] = np.asarray(slide.obsm["stimg"])[:, ::50]
     return found
 
 
@@ -70,7 +70,7 @@ def synthetic_results() -> dict[str, np.ndarray]:
     found |= {f"weights {name}": part.detach().numpy() for name, part in model.network.state_dict().items()}
     found |= {f"sections {name}": np.asarray(both.obsm[name]) for name in ("lattice", "X_stimg", "X_stimg_slide")}
     found["sections leiden"] = both.obs["stimg_domain"].astype(int).to_numpy()
-    found["sections reconstruction"] = np.asarray(both.layers["stimg"])
+    found["sections reconstruction"] = np.asarray(both.obsm["stimg"])
     return found
 
 
@@ -84,7 +84,7 @@ def image_results() -> dict[str, np.ndarray]:
     found = {f"crop {name}": part.numpy() for name, part in item.items()}
     model = stimg.tl.train_expression(patches, **STEPS)
     stimg.tl.predict_expression(slides[2], model, dense=[str(model.genes[0])], device="cpu")
-    found["predicted"] = np.asarray(slides[2].layers["stimg_image"])
+    found["predicted"] = np.asarray(slides[2].obsm["stimg_image"])
     found["map"] = slides[2].uns["stimg"]["expression_map"]["map"]
     stimg.pp.select_genes(slides[0], 15)
     own = stimg.tl.pretrain(stimg.pp.to_patches(slides[0], 4, n_channels=10), SMALL, **STEPS)

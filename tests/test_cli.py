@@ -39,7 +39,7 @@ def test_demo_writes_its_files_and_says_what_is_next(tmp_path, slide_file, capsy
     assert done.obsm["X_stimg"].shape[0] == done.n_obs
     assert np.isfinite(done.obsm["X_stimg"]).all()
     assert done.obs["stimg_domain"].nunique() == done.obs["domain"].nunique() == 3
-    assert done.layers["stimg"].shape == done.shape
+    assert done.obsm["stimg"].shape[0] == done.n_obs
     assert (done.X != ad.read_h5ad(slide_file).X).nnz == 0
     for name in ("domains.png", "reconstruction.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")

@@ -114,8 +114,8 @@ def calls(slide, trained, histology, collection):
     once = {"max_epochs": 1, "max_steps": 1, "device": "cpu"}
     embedding, spatial = slide.obsm["X_stimg"], slide.obsm["spatial"]
     labels = slide.obs["stimg_domain"].to_numpy()
-    true, predicted = np.log1p(slide.X.toarray()), slide.layers["stimg"][:, :]
-    predicted = np.nan_to_num(predicted)
+    predicted = slide.obsm["stimg"].to_numpy()
+    true = np.log1p(slide[:, slide.obsm["stimg"].columns].X.toarray())
     hidden = np.arange(slide.n_obs) % 7 == 0
     image, crops, dense, pairs = histology
     gene = image.var_names[0]
@@ -140,7 +140,7 @@ def calls(slide, trained, histology, collection):
         stimg.tl.retrieve: {"slides": image, "query": image},
         stimg.tl.retrieve_expression: {"adata": image, "reference": image, "genes": [gene]},
         stimg.pl.domains: {"adata": slide},
-        stimg.pl.reconstruction: {"adata": slide, "genes": [slide.var_names[0]]},
+        stimg.pl.reconstruction: {"adata": slide, "genes": [slide.obsm["stimg"].columns[0]]},
         stimg.pl.expression_map: {"adata": image, "genes": [gene]},
         stimg.pl.gene_correlation: {"correlations": stimg.metrics.gene_correlations(true, predicted)},
         stimg.pl.patches: {"patches": patches},

@@ -47,7 +47,8 @@ def judge(slide: AnnData, model: Model, genes: np.ndarray) -> dict[str, float]:
     hidden &= np.asarray(slide.X.sum(1)).ravel() > 0
     measured = log_normalise(sparse.csr_array(slide.X), model.card["target_sum"])
     truth = measured[np.flatnonzero(hidden)][:, np.flatnonzero(genes)]
-    filled = stimg.tl.reconstruct(slide, model, hidden=hidden, copy=True).layers["stimg"][np.ix_(hidden, genes)]
+    names = slide.var_names[genes]
+    filled = stimg.tl.reconstruct(slide, model, hidden=hidden, genes=names, copy=True).obsm["stimg"][hidden]
     error = stimg.metrics.reconstruction_scores(truth, filled)["mse"]
     return scores | {"blocked k-NN": probe["accuracy"], "hidden MSE": error}
 

@@ -288,7 +288,8 @@ def _analyse(slide: AnnData, model: Model, args: argparse.Namespace) -> None:
         scores = metrics.domain_scores(labels, found)
         _say("agreement", f"ARI {scores['ari']:.2f} with .obs[{LABELS!r}] (1 is perfect, 0 is chance)")
     tl.reconstruct(slide, model, layer=args.layer, scale=args.scale)
-    _say("denoised", f"expression, in .layers[{_keys.RECONSTRUCTION!r}]")
+    n_genes = slide.obsm[_keys.RECONSTRUCTION].shape[1]
+    _say("denoised", f"expression of {n_genes:,} genes, in .obsm[{_keys.RECONSTRUCTION!r}]")
 
 
 def _plot(slide: AnnData, paths: dict[str, Path]) -> None:

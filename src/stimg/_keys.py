@@ -36,6 +36,11 @@ STEPS: Final = (
 )
 
 
-def map_key(layer: str) -> str:
-    """Return the key of the dense map that was predicted together with a layer."""
-    return EXPRESSION_MAP if layer == IMAGE_EXPRESSION else f"{layer}_map"
+def map_key(key: str) -> str:
+    """Return the key of the dense map that was predicted together with the expression under `key`."""
+    return EXPRESSION_MAP if key == IMAGE_EXPRESSION else f"{key}_map"
+
+
+def matrix_name(layer: str | None) -> str:
+    """Return how messages call the matrix of a layer, or `.X` if `layer` is `None`."""
+    return f"layers[{layer!r}]" if layer else "X"

@@ -7,7 +7,13 @@ from hypothesis.extra import numpy as hnp
 from scipy import sparse
 from scipy.stats import pearsonr
 
-from stimg.metrics import _expression, expression_scores, gene_correlations, smooth_expression
+from stimg.metrics import (
+    _expression,
+    expression_scores,
+    gene_correlations,
+    reconstruction_scores,
+    smooth_expression,
+)
 
 KINDS = [np.asarray, sparse.csr_matrix, sparse.csc_array]
 SMALL = hnp.arrays(
@@ -180,3 +186,13 @@ def test_smoothing_is_the_mean_of_the_neighbours_that_exist(lattice, kind):
 def test_smoothing_refuses(values, lattice, message):
     with pytest.raises(ValueError, match=message):
         smooth_expression(values, lattice)
+
+
+def test_tables_of_genes_must_fit_together_and_name_the_genes():
+    true = pd.DataFrame(np.arange(12.0).reshape(4, 3) ** 2, columns=list("abc"))
+    assert list(gene_correlations(true.to_numpy(), true).index) == list("abc")
+    for wrong, axis in ((true[["b", "a", "c"]], "columns"), (true[::-1], "index")):
+        for score in (expression_scores, reconstruction_scores):
+            with pytest.raises(ValueError, match=f"same {axis}"):
+                score(true, wrong)
+    assert expression_scores(true, true)["mae"] == 0

@@ -23,8 +23,7 @@ def slide():
     slide = stimg.datasets.synthetic_histology(n_rows=4, n_cols=5, n_genes=4)
     stimg.pp.to_lattice(slide, platform="st")
     values = np.random.default_rng(0).random(slide.shape).astype(np.float32)
-    values[:, 3] = np.nan
-    slide.layers["stimg_image"] = values
+    slide.obsm["stimg_image"] = pd.DataFrame(values[:, :3], slide.obs_names, slide.var_names[:3])
     slide.uns["stimg"]["predict_expression"] = {"target_sum": 1e4, "unit": "log1p(counts per 10,000)"}
     return slide
 
@@ -35,7 +34,7 @@ def test_panels_of_a_gene_share_a_scale(slide):
     for panels, gene in zip(axes, ("Gene0", "Gene1"), strict=True):
         measured, predicted = (ax.collections[0] for ax in panels[1:])
         assert measured.get_clim() == predicted.get_clim()
-        assert np.allclose(predicted.get_array(), slide[:, gene].layers["stimg_image"].ravel())
+        assert np.allclose(predicted.get_array(), slide.obsm["stimg_image"][gene])
         assert gene in panels[1].get_title()
     assert len(axes[0, 0].images) == 1
 
@@ -80,13 +79,13 @@ def test_a_slide_without_counts_has_no_measured_panel(slide):
         slide.X = empty
         axes = stimg.pl.expression_map(slide, "Gene0")
         assert [ax.get_title() for ax in axes[0]] == ["H&E", "Gene0, predicted"]
-        values = slide[:, "Gene0"].layers["stimg_image"].ravel()
+        values = slide.obsm["stimg_image"]["Gene0"]
         assert np.allclose(axes[0, 1].collections[0].get_array(), values)
 
 
 def test_only_the_section_asked_for_is_drawn(slide):
     other = slide.copy()
-    other.layers["stimg_image"] += 5
+    other.obsm["stimg_image"] += 5
     both = ad.concat({"a": slide, "b": other}, label="section", index_unique="-")
     stimg.pp.to_lattice(both, "st", library_key="section")
     both.uns["stimg"]["predict_expression"] = slide.uns["stimg"]["predict_expression"]
@@ -95,7 +94,7 @@ def test_only_the_section_asked_for_is_drawn(slide):
         axes = stimg.pl.expression_map(both, "Gene1", library_id=name)
         found = axes[0, 2].collections[0]
         assert np.allclose(found.get_offsets(), part.obsm["spatial"])
-        assert np.allclose(found.get_array(), part[:, "Gene1"].layers["stimg_image"].ravel())
+        assert np.allclose(found.get_array(), part.obsm["stimg_image"]["Gene1"])
         assert len(axes[0, 0].images) == n_images
     for wrong in (None, "c"):
         with pytest.raises(ValueError, match="library_id"):
@@ -107,12 +106,13 @@ def test_only_the_section_asked_for_is_drawn(slide):
     [
         ({"genes": "Unheard"}, KeyError, "Unheard"),
         ({"genes": []}, ValueError, "genes"),
-        ({"genes": "Gene3"}, ValueError, "does not predict"),
-        ({"genes": "Gene0", "layer": "absent"}, KeyError, "predict_expression"),
-        ({"genes": "Gene0", "measured_layer": "stimg_image"}, ValueError, "NaN"),
+        ({"genes": "Gene3"}, KeyError, "without a prediction"),
+        ({"genes": "Gene0", "key": "absent"}, KeyError, "predict_expression"),
+        ({"genes": "Gene0", "measured_layer": "scaled"}, ValueError, "NaN"),
     ],
 )
 def test_bad_input_of_maps(slide, options, error, message):
+    slide.layers["scaled"] = np.full(slide.shape, np.nan)
     with pytest.raises(error, match=message):
         stimg.pl.expression_map(slide, **options)
     assert not plt.get_fignums()

@@ -176,28 +176,30 @@ def test_reconstruction_shares_one_scale_a_gene(slide):
         counts = slide.X.toarray()
         logged = np.log1p(counts / counts.sum(1, keepdims=True) * 1e4)
         np.testing.assert_allclose(measured.get_array(), logged[:, slide.var_names.get_loc(gene)], rtol=1e-4)
-        np.testing.assert_allclose(predicted.get_array(), slide.layers["stimg"][:, slide.var_names.get_loc(gene)])
+        np.testing.assert_allclose(predicted.get_array(), slide.obsm["stimg"][gene])
         assert gene in row[0].get_title()
     assert stimg.pl.reconstruction(slide, n_genes=1).shape == (1, 2)
 
 
 def test_reconstruction_takes_the_genes_that_vary_most(slide):
-    variance = np.nan_to_num(slide.layers["stimg"].var(0), nan=-1.0)
-    first, second = slide.var_names[np.argsort(-variance, kind="stable")[:2]]
+    first, second = slide.obsm["stimg"].var(0).nlargest(2).index
     axes = stimg.pl.reconstruction(slide, n_genes=2)
     assert [row[0].get_title() for row in axes] == [f"{first}, measured", f"{second}, measured"]
-    slide.layers["stimg"][:, slide.var_names.get_loc(first)] = np.nan
+    slide.obsm["stimg"][first] = np.nan
     assert stimg.pl.reconstruction(slide, n_genes=1)[0, 0].get_title() == f"{second}, measured"
 
 
 def test_reconstruction_of_one_section_and_bad_input(slide):
     slide.obs["section"] = np.where(np.arange(slide.n_obs) < 100, "a", "b")
-    axes = stimg.pl.reconstruction(slide, slide.var_names[0], library_key="section", library="a")
+    axes = stimg.pl.reconstruction(slide, slide.obsm["stimg"].columns[0], library_key="section", library="a")
     assert len(spots(axes[0, 1]).get_offsets()) == 100
     with pytest.raises(KeyError, match="`genes`"):
         stimg.pl.reconstruction(slide, ["none"])
     with pytest.raises(ValueError, match="at least one gene"):
         stimg.pl.reconstruction(slide, [])
+    unknown = next(gene for gene in slide.var_names if gene not in slide.obsm["stimg"])
+    with pytest.raises(KeyError, match="without a prediction"):
+        stimg.pl.reconstruction(slide, unknown)
     slide.uns["stimg"] = {"lattice": slide.uns["stimg"]["lattice"]}
     with pytest.raises(KeyError, match=r"stimg\.tl\.reconstruct"):
         stimg.pl.reconstruction(slide)

@@ -138,7 +138,7 @@ def test_spots_outside_the_image_have_no_image_embedding(patches, slides, slide,
     found = stimg.tl.retrieve(slide, slide, n_results=2, query_rep="X_stimg_image", use_rep="X_stimg_gene")
     assert set(found["query"]) == set(slide.obs_names[inside])
     stimg.tl.retrieve_expression(slide, slide, ["Gene0"])
-    missing = np.isnan(slide.layers["stimg_retrieved"][:, slide.var_names.get_loc("Gene0")])
+    missing = slide.obsm["stimg_retrieved"]["Gene0"].isna()
     assert np.flatnonzero(missing).tolist() == [3, 20]
     slide.obsm["X_stimg_image"][:] = np.nan
     with pytest.raises(ValueError, match="only NaN"):
@@ -176,14 +176,14 @@ def test_expression_by_retrieval(embedded, model, slides):
     reference = slides[0].copy()
     stimg.tl.embed_pairs(reference, model)
     stimg.tl.retrieve_expression(embedded, reference, ["Gene0", "Gene3"], n_neighbors=1)
-    found = embedded.layers["stimg_retrieved"]
+    found = embedded.obsm["stimg_retrieved"]
     row = int(np.argmax(reference.obsm["X_stimg_gene"] @ embedded.obsm["X_stimg_image"][4]))
     counts = reference.X[row].toarray().ravel()
     expected = np.log1p(1e4 * counts[3] / counts.sum())
-    assert found[4, embedded.var_names.get_loc("Gene3")] == pytest.approx(expected, rel=1e-4)
-    assert np.isnan(found[:, embedded.var_names.get_loc("Gene5")]).all()
+    assert found["Gene3"].iloc[4] == pytest.approx(expected, rel=1e-4)
+    assert list(found.columns) == ["Gene0", "Gene3"]
     everyone = stimg.tl.retrieve_expression(embedded, reference, ["Gene0"], n_neighbors=36, temperature=1e6, copy=True)
-    assert np.ptp(everyone.layers["stimg_retrieved"][:, 0]) < 1e-4
+    assert np.ptp(everyone.obsm["stimg_retrieved"]["Gene0"]) < 1e-4
 
 
 def test_domains_of_both_sides(embedded):

@@ -6,17 +6,18 @@ import pytest
 import stimg
 
 
-def test_the_layer_is_log_expression_of_the_known_genes(make_slide, trained):
+def test_the_table_is_log_expression_of_the_known_genes(make_slide, trained):
     slide = make_slide()
     stimg.tl.reconstruct(slide, trained)
-    layer = slide.layers["stimg"]
+    found = slide.obsm["stimg"]
     known = np.isin(slide.var_names, trained.genes)
-    assert np.isfinite(layer[:, known]).all()
-    assert np.isnan(layer[:, ~known]).all()
-    assert (layer[:, known] >= 0).all()
+    assert 0 < known.sum() < slide.n_vars
+    assert list(found.columns) == list(slide.var_names[known])
+    assert (found.dtypes == np.float32).all()
+    assert (found >= 0).all(axis=None)
     counts = slide.X.toarray()
     logged = np.log1p(counts / counts.sum(1, keepdims=True) * 1e4)
-    assert np.corrcoef(layer[:, known].mean(0), logged[:, known].mean(0))[0, 1] > 0.9
+    assert np.corrcoef(found.mean(0), logged[:, known].mean(0))[0, 1] > 0.9
 
 
 def test_hidden_observations_do_not_leak(make_slide, trained):
@@ -29,7 +30,7 @@ def test_hidden_observations_do_not_leak(make_slide, trained):
     counts[hidden] = 50
     other.X = counts
     stimg.tl.reconstruct(other, trained, hidden=hidden)
-    np.testing.assert_allclose(other.layers["stimg"], slide.layers["stimg"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(other.obsm["stimg"], slide.obsm["stimg"], rtol=1e-5, atol=1e-5)
     assert slide.uns["stimg"]["reconstruct"]["n_hidden"] == hidden.sum()
 
 
@@ -41,4 +42,4 @@ def test_bad_masks_are_refused(make_slide, trained):
         stimg.tl.reconstruct(slide, trained, hidden=np.zeros(3, dtype=bool))
     with pytest.raises(ValueError, match="hides every site"):
         stimg.tl.reconstruct(slide, trained, hidden=np.ones(slide.n_obs, dtype=bool))
-    assert "stimg" not in slide.layers
+    assert "stimg" not in slide.obsm

@@ -106,7 +106,7 @@ def test_counts_as_likelihood(clean, slide):
     assert np.isfinite(model.history["train_loss"]).all()
     predict(slide, model)
     truth = patches.slides[0].targets
-    found = slide[patches.slides[0].obs_index, list(patches.genes)].layers[KEY]
+    found = slide.obsm[KEY].iloc[patches.slides[0].obs_index][list(patches.genes)].to_numpy()
     assert stimg.metrics.expression_scores(truth, found)["pcc_m"] > 0.5
 
 
@@ -138,7 +138,7 @@ def test_a_saved_model_predicts_the_same(model, slide, tmp_path):
     predict(slide, model)
     other = slide.copy()
     predict(other, tmp_path / "x.safetensors")
-    assert np.allclose(slide.layers[KEY], other.layers[KEY], atol=1e-6)
+    assert np.allclose(slide.obsm[KEY], other.obsm[KEY], atol=1e-6)
     with pytest.raises(ValueError, match="train_expression"):
         Model.load(tmp_path / "x.safetensors")
     assert other.uns["stimg"]["predict_expression"]["sha256"] == model.sha256
@@ -157,7 +157,7 @@ def test_a_spot_is_the_mean_of_the_dense_map(model, slide):
         inside = (x - slide.obsm["spatial"][spot, 0]) ** 2 + (y - slide.obsm["spatial"][spot, 1]) ** 2 < 25**2
         for gene, values in zip(found["genes"], found["map"], strict=True):
             expected = values.ravel()[inside].mean()
-            assert slide[spot, gene].layers[KEY][0, 0] == pytest.approx(expected, abs=0.1)
+            assert slide.obsm[KEY][gene].iloc[spot] == pytest.approx(expected, abs=0.1)
 
 
 def test_blocks_fit_together(model, slide, monkeypatch):
@@ -166,7 +166,7 @@ def test_blocks_fit_together(model, slide, monkeypatch):
     monkeypatch.setattr("stimg._apply._dense.CORE", 48)
     monkeypatch.setattr("stimg._apply._dense_map.CORE", 48)
     predict(parts, model, dense=["Gene2"])
-    assert np.abs(whole.layers[KEY] - parts.layers[KEY]).max() < 0.1
+    assert np.abs(whole.obsm[KEY] - parts.obsm[KEY]).to_numpy().max() < 0.1
     maps = [one.uns["stimg"]["expression_map"]["map"][0, :96, :96] for one in (whole, parts)]
     assert np.abs(maps[0] - maps[1]).max() < 0.25
     assert np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1] > 0.99
@@ -216,7 +216,7 @@ def test_a_spatialdata_gets_an_image_of_genes(model, slide):
     predict(slide, model, dense=["Gene2"])
     for _ in range(2):  # the map of the first call is not taken for the slide's image in the second
         predict(sdata, model, dense=["Gene2"])
-    assert np.allclose(sdata["table"].layers[KEY], slide.layers[KEY], atol=1e-2)
+    assert np.allclose(sdata["table"].obsm[KEY], slide.obsm[KEY], atol=1e-2)
     found = sdata.images[KEY]
     assert list(found.coords["c"].values) == ["Gene2"]
     assert np.allclose(found.data.compute(), slide.uns["stimg"]["expression_map"]["map"], atol=1e-2)
@@ -238,13 +238,24 @@ def test_a_map_on_disk_is_the_map_in_memory(model, slide, tmp_path):
     assert np.array_equal(values[:], slide.uns["stimg"]["expression_map"]["map"])
     other.write_h5ad(tmp_path / "slide.h5ad")
     assert stimg.pl.expression_map(other, "Gene2").shape == (1, 4)
-    before = slide.layers[KEY].copy()
+    before = slide.obsm[KEY].copy()
     with pytest.raises(FileExistsError, match="map_path"):
         predict(slide, model, dense=["Gene2"], map_path=tmp_path / "map.zarr", key_added="other")
     with pytest.raises(ValueError, match="`dense`"):
         predict(slide, model, map_path=tmp_path / "new.zarr", key_added="other")
-    assert "other" not in slide.layers
-    assert np.array_equal(slide.layers[KEY], before)
+    assert "other" not in slide.obsm
+    assert slide.obsm[KEY].equals(before)
+
+
+def test_a_second_run_without_a_map_removes_that_of_the_first_and_no_other(model, slide):
+    first = {"map": np.zeros((1, 4, 4), np.float32), "genes": np.array(["Gene2"]), "written_by": "first_map"}
+    slide.uns["stimg"]["first_map"] = first  # as an earlier run, perhaps of another model, leaves it
+    slide.uns["stimg"]["expression_map"] = first | {"written_by": "expression_map"}
+    predict(slide, model, key_added="first")
+    assert "first_map" not in slide.uns["stimg"]
+    assert "expression_map" in slide.uns["stimg"]
+    titles = [ax.get_title() for ax in stimg.pl.expression_map(slide, "Gene2", key="first")[0]]
+    assert titles == ["H&E", "Gene2, measured", "Gene2, predicted"]
 
 
 def test_an_unfinished_map_is_not_left_on_disk(model, slide, tmp_path, monkeypatch):
@@ -256,7 +267,7 @@ def test_an_unfinished_map_is_not_left_on_disk(model, slide, tmp_path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         predict(slide, model, dense=["Gene2"], map_path=tmp_path / "new" / "map.zarr")
     assert not list((tmp_path / "new").iterdir())
-    assert KEY not in slide.layers
+    assert KEY not in slide.obsm
 
 
 def test_a_grid_over_an_image_that_was_never_sequenced(model, slide, tmp_path):
@@ -264,11 +275,11 @@ def test_a_grid_over_an_image_that_was_never_sequenced(model, slide, tmp_path):
     Image.fromarray(pixels).save(tmp_path / "biopsy.png")
     grid = stimg.pp.image_grid(tmp_path / "biopsy.png", model.genes, pitch_um=100, image_mpp=2.0)
     predict(grid, model, dense=["Gene2"])
-    assert np.isfinite(grid.layers[KEY]).all()
+    assert np.isfinite(grid.obsm[KEY].to_numpy()).all()
     predict(slide, model)
     nearest = cKDTree(grid.obsm["spatial"]).query(slide.obsm["spatial"])[1]
     for gene in model.genes[:4]:
-        pair = slide[:, gene].layers[KEY].ravel(), grid[nearest, gene].layers[KEY].ravel()
+        pair = slide.obsm[KEY][gene], grid.obsm[KEY][gene].iloc[nearest]
         assert np.corrcoef(*pair)[0, 1] > 0.5
 
 
@@ -277,8 +288,8 @@ def test_cells_of_any_shape(model, slide):
     predict(slide, model, shapes=circles, key_added="polygons")
     predict(slide, model)
     predict(slide, model, diameter_um=20, key_added="small")
-    assert np.allclose(slide.layers["polygons"], slide.layers[KEY], atol=1e-3)
-    assert not np.allclose(slide.layers["small"], slide.layers[KEY], atol=1e-2)
+    assert np.allclose(slide.obsm["polygons"], slide.obsm[KEY], atol=1e-3)
+    assert not np.allclose(slide.obsm["small"], slide.obsm[KEY], atol=1e-2)
 
 
 def test_a_turned_slide_gets_the_same_prediction(model, slide):
@@ -289,23 +300,25 @@ def test_a_turned_slide_gets_the_same_prediction(model, slide):
     turned.obsm["spatial"][:, 1] = size - turned.obsm["spatial"][:, 1]
     for one in (slide, turned):
         predict(one, model, symmetric=True)
-    assert np.corrcoef(slide.layers[KEY].ravel(), turned.layers[KEY].ravel())[0, 1] > 0.99
+    assert np.corrcoef(np.ravel(slide.obsm[KEY]), np.ravel(turned.obsm[KEY]))[0, 1] > 0.99
 
 
-def test_genes_and_places_that_are_not_known_are_nan(model, slide):
+def test_only_known_genes_have_a_column_and_places_outside_are_nan(model, slide):
     wider = slide.copy()
     wider.var_names = [f"Other{i}" if i < 2 else name for i, name in enumerate(wider.var_names)]
     wider.obsm["spatial"][0] = -500
     with pytest.warns(UserWarning, match="1 of 16"):
         predict(wider, model)
-    assert np.isnan(wider.layers[KEY][:, :2]).all()
-    assert np.isnan(wider.layers[KEY][0]).all()
-    assert np.isfinite(wider.layers[KEY][1:, 2:]).all()
+    found = wider.obsm[KEY]
+    assert list(found.columns) == [gene for gene in model.genes if gene in wider.var_names]
+    assert (found.dtypes == np.float32).all()
+    assert found.iloc[0].isna().all()
+    assert np.isfinite(found.iloc[1:].to_numpy()).all()
 
 
 def test_a_copy_leaves_the_slide_alone(model, slide):
     changed = predict(slide, model, copy=True, symmetric=False)
-    assert KEY in changed.layers and KEY not in slide.layers
+    assert KEY in changed.obsm and KEY not in slide.obsm
 
 
 def test_an_encoder_of_others(patches, slide, tmp_path):
@@ -320,7 +333,7 @@ def test_an_encoder_of_others(patches, slide, tmp_path):
     other = slide.copy()
     predict(slide, found)
     predict(other, again)
-    assert np.allclose(slide.layers[KEY], other.layers[KEY], atol=1e-5)
+    assert np.allclose(slide.obsm[KEY], other.obsm[KEY], atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -359,10 +372,10 @@ def test_encoders_for_another_resolution_are_refused(patches):
     ],
 )
 def test_bad_arguments_of_prediction(model, slide, options, error, message):
-    before = set(slide.layers), dict(slide.uns["stimg"])
+    before = set(slide.obsm), dict(slide.uns["stimg"])
     with pytest.raises(error, match=message):
         predict(slide, model, **options)
-    assert (set(slide.layers), dict(slide.uns["stimg"])) == before
+    assert (set(slide.obsm), dict(slide.uns["stimg"])) == before
 
 
 def test_no_gene_in_common(model, slide):

@@ -7,17 +7,22 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from stimg._apply._run_windows import run_windows
 from stimg._apply._tokens import match_slides, site_tokens
 from stimg._input._checks import check_finite, get_layer
+from stimg._input._predictions import distinct_genes
 from stimg._input._rows import is_stored
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anndata import AnnData
 
     from stimg.models import Model
 
+MOST_GENES = 2000
 ROWS_A_CHUNK = 10_000
 GENES_A_CHUNK = 500
 
@@ -31,21 +36,26 @@ def reconstruct_table(
     scale: str | None,
     lattice_key: str,
     gene_symbols: str | None,
+    genes: Sequence[str] | None,
     **windows: Any,
-) -> tuple[Any, dict[str, Any]]:
-    """Return expression (n_obs, n_vars) and what to record of it; a dask array if the table's is not in memory.
+) -> tuple[Any, np.ndarray, dict[str, Any]]:
+    """Return expression (n_obs, n_genes), the names of its genes, and what to record of it.
 
-    It is a `ValueError` if all of a section is `hidden`, bool (n_obs,).
+    By default the genes are the `MOST_GENES` most variable ones of those that the model knows; if the table's
+    expression is not in memory, the result is then a dask array of all genes of the table. It is a `KeyError` if one of
+    the `genes` is not known, and a `ValueError` if all of a section is `hidden`, bool (n_obs,).
     """
     matched, record = match_slides(
         table, model, layer=layer, scale=scale, lattice_key=lattice_key, gene_symbols=gene_symbols
     )
     vocabulary = matched[0][1]  # the sections of one table have the same genes
-    columns = np.flatnonzero(vocabulary >= 0)
+    known = np.flatnonzero(vocabulary >= 0)
+    asked = None if genes is None else _columns_of(genes, table.var_names, known)
     states = np.empty((table.n_obs, model.config.dim), dtype=np.float32)
     section = np.empty(table.n_obs, dtype=np.int64)
     scales = np.ones((2, len(matched), table.n_vars), dtype=np.float32)
     scales[1] = 0
+    deviation = np.zeros(table.n_vars)
     for k, (slide, _) in enumerate(matched):
         visible = np.ones(slide.n_sites, dtype=bool)
         visible[slide.obs_site[hidden[slide.obs_index]]] = False
@@ -56,16 +66,38 @@ def reconstruct_table(
         tokens = site_tokens(model, seen, vocabulary)
         found = run_windows(model, seen, tokens, readout="decoder", visible=visible, **windows)
         states[slide.obs_index], section[slide.obs_index] = found[slide.obs_site], k
+        deviation += seen.std * seen.n_sites
         if model.config.scaling == "zscore":
             scales[:, k] = seen.std, seen.mean
     check_finite("the reconstruction", states)
-    weight = np.zeros((model.config.dim, table.n_vars), dtype=np.float32)
-    bias = np.full(table.n_vars, np.nan, dtype=np.float32)
-    weight[:, columns] = model.network.gene_out.detach().numpy()[vocabulary[columns]].T
-    bias[columns] = model.network.gene_bias.detach().numpy()[vocabulary[columns]]
-    parts = (states, section, weight, bias, *scales)
-    stored = is_stored(get_layer(table, record["layer"] or None))
-    return (_lazy_expression if stored else _expression)(*parts), record
+    weight, bias = (part.detach().numpy() for part in (model.network.gene_out, model.network.gene_bias))
+    names = table.var_names.to_numpy().astype(str)
+    if asked is None and is_stored(get_layer(table, record["layer"] or None)):
+        every = np.zeros((model.config.dim, table.n_vars), dtype=np.float32)
+        offset = np.full(table.n_vars, np.nan, dtype=np.float32)
+        every[:, known], offset[known] = weight[vocabulary[known]].T, bias[vocabulary[known]]
+        return _lazy_expression(states, section, every, offset, *scales), names, record
+    columns = known[_most_variable(deviation[known])] if asked is None else asked
+    rows = vocabulary[columns]
+    return _expression(states, section, weight[rows].T, bias[rows], *scales[:, :, columns]), names[columns], record
+
+
+def _columns_of(genes: Sequence[str], names: pd.Index, known: np.ndarray) -> np.ndarray:
+    """Return the columns of `genes`, int64 (n,)."""
+    wanted = distinct_genes(genes)
+    columns = names.get_indexer(pd.Index(wanted))
+    if absent := [gene for gene, column in zip(wanted, columns, strict=True) if column not in known]:
+        msg = (
+            f"{len(absent)} of `genes` are not in `adata.var_names` or not known to the model ({absent[:3]}, ...). "
+            f"Choose from {list(names[known[:5]])}, ..."
+        )
+        raise KeyError(msg)
+    return columns
+
+
+def _most_variable(deviation: np.ndarray) -> np.ndarray:
+    """Return the positions of the `MOST_GENES` largest values, in their order in the table."""
+    return np.sort(np.argsort(-deviation, kind="stable")[:MOST_GENES])
 
 
 def _expression(

@@ -9,7 +9,7 @@ import numpy as np
 from stimg._cluster._mixture import MOST_FINISHED, STARTS, even_rows
 
 
-def fit_kmeans(values: np.ndarray, n_domains: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def fit_kmeans(values: np.ndarray, n_domains: int, *, seed: int, starts: int = STARTS) -> tuple[np.ndarray, np.ndarray]:
     """Return each row's nearest centre, and one minus its distance divided by that of the second nearest."""
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
@@ -17,7 +17,7 @@ def fit_kmeans(values: np.ndarray, n_domains: int, *, seed: int) -> tuple[np.nda
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         seen = values if len(values) <= MOST_FINISHED else values[even_rows(values, MOST_FINISHED)]
-        fitted = KMeans(n_domains, n_init=STARTS, random_state=seed % 2**32).fit(seen)
+        fitted = KMeans(n_domains, n_init=starts, random_state=seed % 2**32).fit(seen)
     labels = fitted.predict(values).astype(np.int64)
     if n_domains == 1:
         return labels, np.ones(len(values))

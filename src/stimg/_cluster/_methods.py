@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,11 +9,10 @@ import numpy as np
 from stimg._cluster._kmeans import fit_kmeans
 from stimg._cluster._leiden import fit_leiden
 from stimg._cluster._mixture import fit_mixture
-from stimg._input._checks import warn
 from stimg._slide._geometry import nearest_others
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
 # Each takes values (n, d), the number of domains, a seed and its own options, and returns labels and confidence (n,).
 METHODS: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
@@ -22,7 +20,8 @@ METHODS: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
     "kmeans": fit_kmeans,
     "leiden": fit_leiden,
 }
-SEEDS = 5
+# Options for a single random start.
+QUICK: dict[str, dict[str, Any]] = {"mixture": {"starts": 1}, "kmeans": {"starts": 1}, "leiden": {}}
 ATTEMPTS = 3
 
 
@@ -41,32 +40,6 @@ def cluster(
         "Ask for fewer domains, or try another method."
     )
     raise RuntimeError(msg)
-
-
-def choose_number(
-    values: np.ndarray, candidates: Sequence[int], *, seed: int, **options: Any
-) -> tuple[int, dict[str, float]]:
-    """Return the number of domains whose labels agree best between seeds, the largest if tied, and all scores.
-
-    A number that cannot be reached with every seed is left out, with a warning.
-    """
-    from sklearn.metrics import adjusted_rand_score
-
-    agreement, failed = {}, {}
-    for number in sorted(set(candidates)):
-        try:
-            runs = [cluster(values, number, seed=seed + i, **options)[0] for i in range(SEEDS)]
-        except RuntimeError as error:
-            failed[number] = str(error)
-            continue
-        agreement[number] = float(np.mean([adjusted_rand_score(a, b) for a, b in combinations(runs, 2)]))
-    if not agreement:
-        msg = f"None of `candidates` {sorted(failed)} could be reached with {SEEDS} seeds. {failed[min(failed)]}"
-        raise RuntimeError(msg)
-    if failed:
-        warn(f"`candidates` {sorted(failed)} could not be reached with {SEEDS} seeds and were left out of the choice.")
-    chosen = max(agreement, key=lambda number: (round(agreement[number], 3), number))
-    return chosen, {str(number): score for number, score in agreement.items()}
 
 
 def refine_labels(labels: np.ndarray, coordinates: np.ndarray, libraries: np.ndarray, count: int) -> np.ndarray:

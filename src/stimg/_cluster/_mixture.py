@@ -18,13 +18,13 @@ PRIOR_WEIGHT = 0.5
 
 
 def fit_mixture(
-    values: np.ndarray, n_domains: int, *, seed: int, covariance: str = "tied"
+    values: np.ndarray, n_domains: int, *, seed: int, covariance: str = "tied", starts: int = STARTS
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fit a mixture from several starts and keep the most likely one; return labels and their posterior probability.
 
     Twenty starts come from k-means. Three are hierarchical, with each dimension divided by its standard deviation, by
-    the root of that, or not at all. They use at most 20,000 rows; if there are more, the best fit is continued on all
-    rows, or on 200,000 of them.
+    the root of that, or not at all; a single start comes from k-means. They use at most 20,000 rows; if there are more,
+    the best fit is continued on all rows, or on 200,000 of them.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
@@ -33,9 +33,9 @@ def fit_mixture(
     options: dict[str, Any] = {"covariance_type": covariance, "reg_covar": floor, "max_iter": EM_STEPS}
     options["random_state"] = seed % 2**32
     seen = values[even_rows(values, MOST_FITTED)]
-    mixtures = [GaussianMixture(n_domains, n_init=STARTS, **options)]
+    mixtures = [GaussianMixture(n_domains, n_init=starts, **options)]
     deviation = np.maximum(seen.std(0), 1e-12 * max(float(seen.std()), 1e-300))
-    for power in SCALE_POWERS if n_domains > 1 else ():
+    for power in SCALE_POWERS if min(n_domains, starts) > 1 else ():
         rows, labels = hierarchical_start(seen / deviation**power, n_domains)
         found = seen[rows]
         means = np.stack([found[labels == k].mean(0) for k in range(n_domains)])

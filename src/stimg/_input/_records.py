@@ -28,6 +28,13 @@ def write_record(table: AnnData, step: str, key: str, params: dict[str, Any]) ->
     table.uns[_keys.UNS] = {**table.uns.get(_keys.UNS, {}), step: record, key: dict(record)}
 
 
+def remove_record(table: AnnData, step: str, key: str) -> None:
+    """Remove the record of what a step wrote under `key`, if there is one."""
+    records = table.uns.get(_keys.UNS, {})
+    if records.get(key, {}).get("written_by") == step:
+        table.uns[_keys.UNS] = {name: record for name, record in records.items() if name != key}
+
+
 def read_record(table: AnnData, step: str, key: str | None = None) -> dict[str, Any]:
     """Return the record of what a step wrote under `key`, or of its last run; empty if there is none."""
     records = table.uns.get(_keys.UNS, {})

@@ -60,7 +60,7 @@ def expression_blocks(table: AnnData, layer: str | None, scale: str) -> Iterator
     Where it does not fit, or is all zeros, the `ValueError` says which layer, or `.raw`, can be used.
     """
     values = get_layer(table, layer)
-    name, empty = _slot(layer), True
+    name, empty = _keys.matrix_name(layer), True
     try:
         for block in checked_rows(values, scale, name=name):
             empty = empty and not block.data.any()
@@ -85,10 +85,6 @@ def read_expression(
     if into is not None:
         blocks = (_add_columns(block, into, scale) for block in blocks)
     return collect_rows(blocks, table.n_vars, mapped=is_stored(get_layer(table, layer)))
-
-
-def _slot(layer: str | None) -> str:
-    return f"layers[{layer!r}]" if layer else "X"
 
 
 def _usable_elsewhere(table: AnnData, layer: str | None, scale: str) -> str:

@@ -82,6 +82,15 @@ def as_matrix(values: Any, name: str) -> Any:
 
 def as_pair(true: Any, predicted: Any) -> tuple[Any, Any]:
     """Return measured (finite) and predicted expression of one shape, as `as_matrix` does, or refuse them."""
+    if isinstance(true, pd.DataFrame) and isinstance(predicted, pd.DataFrame):
+        for axis in ("index", "columns"):
+            if not getattr(true, axis).equals(getattr(predicted, axis)):
+                msg = (
+                    f"Expected `true` and `predicted` with the same {axis} in the same order, found "
+                    f"{list(getattr(true, axis)[:3])}, ... and {list(getattr(predicted, axis)[:3])}, ... Pass "
+                    "`predicted.loc[true.index, true.columns]`."
+                )
+                raise ValueError(msg)
     measured, guess = as_matrix(true, "true"), as_matrix(predicted, "predicted")
     if measured.shape != guess.shape:
         msg = f"Expected `predicted` of the shape of `true`, {measured.shape}, found {guess.shape}."

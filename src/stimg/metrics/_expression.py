@@ -31,9 +31,10 @@ def gene_correlations(
     true
         Measured log-normalised expression, dense or sparse, shape (n_obs, n_genes).
     predicted
-        Prediction, dense or sparse, same shape. Spots with NaN (outside the image) are left out.
+        Prediction, dense or sparse, or a table such as `.obsm["stimg_image"]`, same shape. Spots with NaN (outside the
+        image) are left out. Two tables must name the same observations and genes in the same order.
     genes
-        Names of the genes; by default their numbers.
+        Names of the genes; by default the columns of `predicted` if it is a table, otherwise their numbers.
     folds
         Section, patient or fold of every spot, shape (n_obs,). Correlations are then computed within each fold and
         averaged over the folds that have one, so that differences between folds do not count. By default they are
@@ -63,6 +64,8 @@ def gene_correlations(
     >>> table["pearson"].round(3).to_dict()
     {'ERBB2': 1.0}
     """
+    if genes is None and isinstance(predicted, pd.DataFrame):
+        genes = list(predicted.columns)
     measured, guess, kept = _predicted_spots(true, predicted)
     if genes is not None and len(genes) != measured.shape[1]:
         msg = f"Expected a name in `genes` for each of {measured.shape[1]} genes, found {len(genes)}."

@@ -23,7 +23,8 @@ def reconstruction_scores(true: Any, predicted: Any, *, hidden: ArrayLike | None
     true
         Measured expression, dense or sparse, shape (n_obs, n_genes).
     predicted
-        Reconstruction, dense or sparse, same shape. Genes with NaN among the judged values are left out.
+        Reconstruction, dense or sparse, or a table such as `.obsm["stimg"]`, same shape. Genes with NaN among the
+        judged values are left out. Two tables must name the same observations and genes in the same order.
     hidden
         The values to judge: bool, shape (n_obs,) for whole observations or (n_obs, n_genes). By default all.
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.collections import EllipseCollection
 
 from stimg import _keys
-from stimg._input._checks import check_library_key
+from stimg._input._checks import check_gene_list, check_library_key, check_var_unique
 from stimg._input._coordinates import check_coordinates
 from stimg._input._records import read_record, said
 from stimg._input._sections import check_one_section
@@ -18,9 +19,13 @@ from stimg._slide._geometry import spacing
 from stimg._slide._lattice import read_lattice
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
+
+    from stimg._input._predictions import Prediction
 
 FILL = 0.92
 LARGEST_SIDE = 2000
@@ -93,6 +98,34 @@ def _recorded(table: AnnData, spatial_key: str, rows: np.ndarray) -> tuple[float
     if lattice.spatial_key != spatial_key or (lattice.section[rows] != number).any():
         return float("nan"), float("nan")
     return float(lattice.pitch[number]), float(lattice.um_per_unit[number])
+
+
+def check_drawn_genes(genes: str | Sequence[str]) -> list[str]:
+    """Return one or several genes to draw as a list; refuse anything else, and none."""
+    found = [genes] if isinstance(genes, str) else genes
+    check_gene_list(found)
+    if not len(found):
+        msg = "Expected at least one gene to draw in `genes`, found none."
+        raise ValueError(msg)
+    return list(found)
+
+
+def measured_columns(table: AnnData, genes: list[str]) -> np.ndarray:
+    """Return the columns of genes in the table, int64 (n_genes,); a `KeyError` names those that are not there."""
+    check_var_unique(table)
+    if unknown := [gene for gene in genes if gene not in table.var_names]:
+        msg = f"`genes` not in `adata.var_names`: {unknown[:5]}. Choose from {list(table.var_names[:5])}, ..."
+        raise KeyError(msg)
+    return table.var_names.get_indexer(pd.Index(genes))
+
+
+def predicted_values(found: Prediction, genes: list[str], rows: np.ndarray) -> np.ndarray:
+    """Return predictions to draw, float32 (n_rows, n_genes); it is a `ValueError` if a gene has none in these rows."""
+    values = found.read(genes, rows)
+    if empty := [gene for gene, column in zip(genes, values.T, strict=True) if not np.isfinite(column).any()]:
+        msg = f"Expected `genes` with predicted values where they are drawn, found only NaN for {empty[:5]}."
+        raise ValueError(msg)
+    return values
 
 
 def draw_spots(ax: Axes, coordinates: np.ndarray, diameter: float, **style: Any) -> EllipseCollection:

@@ -13,7 +13,8 @@ from scipy import sparse
 from stimg import _keys
 from stimg._image._place import get_library, image_file
 from stimg._image._slide_image import open_image
-from stimg._input._checks import check_gene_list, check_var_unique, checked
+from stimg._input._checks import checked
+from stimg._input._predictions import read_prediction
 from stimg._input._records import read_record, said
 from stimg._input._rows import read_expression
 from stimg._input._tables import libraries_of, resolve_table
@@ -23,9 +24,12 @@ from stimg.pl._canvas import (
     Section,
     add_colour_bar,
     add_scale_bar,
+    check_drawn_genes,
     draw_raster,
     draw_spots,
     frame,
+    measured_columns,
+    predicted_values,
     read_section,
     section_image,
 )
@@ -44,7 +48,7 @@ def expression_map(
     adata: AnnData | SpatialData,
     genes: str | Sequence[str],
     *,
-    layer: str = _keys.IMAGE_EXPRESSION,
+    key: str = _keys.IMAGE_EXPRESSION,
     measured_layer: str | None = None,
     image: np.ndarray | None = None,
     image_scale: float = 1.0,
@@ -60,8 +64,8 @@ def expression_map(
         A slide after :func:`stimg.tl.predict_expression`.
     genes
         Genes, one per row.
-    layer
-        Layer that `predict_expression` wrote.
+    key
+        Key under which `predict_expression` wrote, its `key_added`.
     measured_layer
         Layer with raw counts; `.X` by default.
     image, image_scale
@@ -82,10 +86,11 @@ def expression_map(
     Raises
     ------
     KeyError
-        The layer, its record in `.uns`, the coordinates or a gene is missing.
+        The prediction, its record in `.uns` or the coordinates are missing, or a gene is not in the slide or not
+        predicted.
     ValueError
-        No gene to draw, measured values that are not raw counts, a gene without a prediction, or several sections and
-        no `library_id`.
+        No gene to draw, a gene without values in the section, measured values that are not raw counts, or several
+        sections and no `library_id`.
 
     Examples
     --------
@@ -96,43 +101,37 @@ def expression_map(
     ['H&E', 'Gene0, measured', 'Gene0, predicted', 'Gene0, map']
     """
     table = resolve_table(adata, table_key)
-    record = read_record(table, _keys.STEP_PREDICT, layer)
-    if layer not in table.layers or not record:
-        msg = (
-            f"Key {layer!r} (`layer`) not found in `adata.layers`, or its record not in `adata.uns['stimg']`. "
-            f"Available layers: {list(table.layers)}. Run `stimg.tl.predict_expression(adata, model)` first."
-        )
-        raise KeyError(msg)
+    found = read_prediction(table, _keys.STEP_PREDICT, key)
+    record = found.record
     divided = said(table, "library_key", None) is not None
     section = read_section(table, spatial_key, None, library_id if divided else None, argument="library_id")
     section = section if divided else replace(section, name=library_id)
     rows, coordinates = section.rows, section.coordinates
-    genes, columns = _check_genes(table, genes)
-    predicted = np.asarray(table.layers[layer][rows][:, columns])
-    if absent := [gene for gene, values in zip(genes, predicted.T, strict=True) if not np.isfinite(values).any()]:
-        msg = f"Expected `genes` that the model predicts, but it does not predict {absent[:5]}. Leave these out."
-        raise ValueError(msg)
-    dense = read_record(table, _keys.map_key(layer)) or {"genes": []}
+    genes = check_drawn_genes(genes)
+    columns = measured_columns(table, genes)
+    predicted = predicted_values(found, genes, rows)
+    dense = read_record(table, _keys.map_key(key))
     measured = _measured(table, measured_layer, columns, float(record["target_sum"]))
     shown = {"measured": measured[rows]} if measured is not None else {}
     shown["predicted"] = predicted
-    found = _image_of(table, section, library_id) if image is None else (np.asarray(image), image_scale)
+    histology = _image_of(table, section, library_id) if image is None else (np.asarray(image), image_scale)
     diameter = FILL * section.pitch
-    has_map = any(gene in dense["genes"] for gene in genes)
+    mapped = set(dense["genes"]) if "transform" in dense else set()
+    has_map = not mapped.isdisjoint(genes)
     shape = (len(genes), 1 + len(shown) + has_map)
     size = (3.3 * shape[1] + 1, 3.2 * shape[0])
     axes = plt.subplots(*shape, figsize=size, squeeze=False, layout="constrained")[1]
     for i, (panels, gene) in enumerate(zip(axes, genes, strict=True)):
         top = float(np.nanquantile(np.concatenate([values[:, i] for values in shown.values()]), 0.99)) or 1.0
         style: dict[str, Any] = {"cmap": "viridis", "clim": (0.0, top)}
-        if found is not None:
-            draw_raster(panels[0], *found)
+        if histology is not None:
+            draw_raster(panels[0], *histology)
         frame(panels[0], coordinates, diameter)
         panels[0].set_title("H&E")
         for ax, (what, values) in zip(panels[1:], shown.items(), strict=False):
             spots = draw_spots(ax, coordinates, diameter, array=values[:, i], linewidths=0, **style)
             ax.set_title(f"{gene}, {what}")
-        if has_map and gene in dense["genes"]:
+        if gene in mapped:
             _draw_map(panels[-1], dense, gene, **style)
             panels[-1].set_title(f"{gene}, map")
         if has_map:
@@ -140,20 +139,6 @@ def expression_map(
         add_colour_bar(spots, panels[-1], str(record["unit"]))
     add_scale_bar(axes[-1, 0], section)
     return axes
-
-
-def _check_genes(table: AnnData, genes: str | Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """Return the names of the genes to draw, and their columns."""
-    check_var_unique(table)
-    genes = [genes] if isinstance(genes, str) else list(genes)
-    check_gene_list(genes)
-    if not genes:
-        msg = "Expected at least one gene to draw in `genes`, found none."
-        raise ValueError(msg)
-    if unknown := [gene for gene in genes if gene not in table.var_names]:
-        msg = f"`genes` not in `adata.var_names`: {unknown[:5]}. Choose from {list(table.var_names[:5])}, ..."
-        raise KeyError(msg)
-    return genes, table.var_names.get_indexer(genes)
 
 
 def _measured(table: AnnData, layer: str | None, columns: np.ndarray, target_sum: float) -> np.ndarray | None:

@@ -8,12 +8,21 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from stimg import _keys
-from stimg._input._checks import check_choice, check_gene_list, check_positive_int, check_var_unique, checked, get_layer
-from stimg._input._records import read_record
-from stimg._input._rows import checked_rows
+from stimg._input._checks import check_choice, check_positive_int, checked
+from stimg._input._predictions import read_prediction
+from stimg._input._rows import expression_blocks
 from stimg._input._tables import resolve_table
 from stimg._slide._values import log_normalise
-from stimg.pl._canvas import FILL, add_colour_bar, add_scale_bar, draw_spots, read_section
+from stimg.pl._canvas import (
+    FILL,
+    add_colour_bar,
+    add_scale_bar,
+    check_drawn_genes,
+    draw_spots,
+    measured_columns,
+    predicted_values,
+    read_section,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +39,7 @@ def reconstruction(
     adata: AnnData | SpatialData,
     genes: str | Sequence[str] | None = None,
     *,
-    layer: str = _keys.RECONSTRUCTION,
+    key: str = _keys.RECONSTRUCTION,
     n_genes: int = 3,
     spatial_key: str | None = None,
     library_key: str | None = None,
@@ -45,8 +54,8 @@ def reconstruction(
         A slide after :func:`stimg.tl.reconstruct`.
     genes
         Genes, one per row; by default the `n_genes` whose reconstruction varies most over the slide.
-    layer
-        Layer that `reconstruct` wrote.
+    key
+        Key under which `reconstruct` wrote, its `key_added`.
     n_genes
         Number of genes to draw if `genes` is not given.
     spatial_key, library_key, library, table_key
@@ -60,9 +69,10 @@ def reconstruction(
     Raises
     ------
     KeyError
-        The layer, its record in `.uns`, the coordinates or a gene is missing.
+        The reconstruction, its record in `.uns` or the coordinates are missing, or a gene is not in the slide or not
+        reconstructed.
     ValueError
-        No gene to draw, or several sections and no `library`.
+        No gene to draw, a gene without values in the section, or several sections and no `library`.
 
     Examples
     --------
@@ -74,41 +84,23 @@ def reconstruction(
     (2, 2)
     """
     table = resolve_table(adata, table_key)
-    if layer not in table.layers:
-        msg = (
-            f"Key {layer!r} (`layer`) not found in `adata.layers`. Available keys: {list(table.layers)}. "
-            "Run `stimg.tl.reconstruct(adata, model)` first."
-        )
-        raise KeyError(msg)
+    found = read_prediction(table, _keys.STEP_RECONSTRUCT, key)
+    record = found.record
     section = read_section(table, spatial_key, library_key, library)
-    record = read_record(table, _keys.STEP_RECONSTRUCT, layer)
-    if not record:
-        msg = (
-            f"The record of `adata.layers[{layer!r}]` was not found in `adata.uns['stimg']`. Available keys: "
-            f"{list(table.uns.get(_keys.UNS, {}))}. Run `stimg.tl.reconstruct(adata, model)` first."
-        )
-        raise KeyError(msg)
     check_choice("scale", record["scale"], ("counts", "log"))
     check_positive_int("n_genes", n_genes)
-    check_var_unique(table)
     if genes is None:
         seen = np.linspace(0, table.n_obs - 1, min(table.n_obs, MOST_JUDGED)).astype(int)
-        genes = _default_genes(np.asarray(table.layers[layer][seen]), table.var_names, n_genes)
-    genes = [genes] if isinstance(genes, str) else genes
-    check_gene_list(genes)
-    if not len(genes):
-        msg = "Expected at least one gene to draw, found none. Pass some as `genes`."
-        raise ValueError(msg)
-    if unknown := [gene for gene in genes if gene not in table.var_names]:
-        msg = f"`genes` not in `adata.var_names`: {unknown[:5]}. Choose from {list(table.var_names[:5])}, ..."
-        raise KeyError(msg)
-    columns = table.var_names.get_indexer(list(genes))
+        genes = _default_genes(found.read(found.genes, seen), found.genes, n_genes)
+    genes = check_drawn_genes(genes)
+    predicted = predicted_values(found, genes, section.rows)
+    columns = measured_columns(table, genes)
     measured = []
-    for block in checked_rows(get_layer(table, record["layer"] or None), record["scale"]):
+    for block in expression_blocks(table, record["layer"] or None, record["scale"]):
         counts = record["scale"] == "counts"
         values = log_normalise(block, float(record["target_sum"]), columns) if counts else block[:, columns]
         measured.append(values.toarray())
-    true, predicted = np.concatenate(measured)[section.rows], np.asarray(table.layers[layer][:, columns])[section.rows]
+    true = np.concatenate(measured)[section.rows]
     style: dict[str, Any] = {"cmap": "viridis", "linewidths": 0}
     axes = plt.subplots(len(genes), 2, figsize=(9, 3.6 * len(genes)), squeeze=False, layout="constrained")[1]
     for panels, gene, *pair in zip(axes, genes, true.T, predicted.T, strict=True):

@@ -17,7 +17,8 @@ from stimg._image._place import ImageSource, place_on_image, rows_on_image
 from stimg._image._shapes import Disks, Polygons
 from stimg._input._checks import check_positive, checked
 from stimg._input._device import resolve_device
-from stimg._input._records import write_record
+from stimg._input._predictions import write_prediction
+from stimg._input._records import remove_record, write_record
 from stimg._input._tables import prepare, resolve_table
 from stimg._slide._gene_match import match_genes
 from stimg.models import ExpressionModel
@@ -89,7 +90,7 @@ def predict_expression(
     gene_symbols
         Column of `.var` with the names of the genes, as in :func:`stimg.tl.embed`.
     key_added
-        Key of the layer.
+        Key of the result.
     spatial_key, library_id, image_key, table_key
         Coordinates in `.obsm`, section in `.uns["spatial"]`, and the image and table of a `SpatialData`.
     copy
@@ -98,8 +99,8 @@ def predict_expression(
     Returns
     -------
     `None` (or the copy), with
-    `.layers[key_added]` : float32, dense (n_obs, n_vars), log-normalised expression; NaN for genes that the model does
-    not know and for observations outside the image.
+    `.obsm[key_added]` : DataFrame, float32 (n_obs, n_genes), log-normalised expression, with a column for each gene of
+    `adata.var_names` that the model predicts; NaN for observations outside the image.
     `.uns["stimg"]["predict_expression"]` : parameters, resolution, the model's name and the sha256 of its file.
     `.uns["stimg"]["expression_map"]` : with `dense` (for another `key_added`, `key_added + "_map"`): `map` float32
     (n_genes, height, width), or `map_path`, the folder; `genes`; `transform`, 3 x 3, from the map's pixels (column,
@@ -131,7 +132,7 @@ def predict_expression(
     >>> slide = stimg.pp.to_lattice(stimg.datasets.synthetic_histology(n_rows=6, n_cols=6), "st", copy=True)
     >>> model = stimg.tl.train_expression(stimg.pp.to_image_patches(slide, mpp=4, size=128), max_steps=2)
     >>> stimg.tl.predict_expression(slide, model, symmetric=False)
-    >>> slide.layers["stimg_image"].shape
+    >>> slide.obsm["stimg_image"].shape
     (36, 30)
     """
     device = resolve_device(device)
@@ -154,12 +155,11 @@ def predict_expression(
     normalise = bool(model.card["stain_normalise"])
     statistics = slide_statistics(place.image, place.centres[inside], mpp, stain_normalise=normalise)
     options: dict[str, Any] = {"statistics": statistics, "symmetric": symmetric, "device": device}
-    values = np.full((table.n_obs, table.n_vars), np.nan, dtype=np.float32)
-    values[np.ix_(inside, columns[known])] = read_shapes(model, place.image, read.take(inside), known, **options)
+    values = np.full((table.n_obs, len(known)), np.nan, dtype=np.float32)
+    values[inside] = read_shapes(model, place.image, read.take(inside), known, **options)
     path = None if map_path is None else Path(map_path)
     mapped = dense_map(model, place, dense, path, **options) if len(dense) else None
     table, result = prepare(adata, table_key, copy)
-    table.layers[key_added] = values
     record = {
         "mpp": mpp,
         "diameter_um": place.diameter_um,
@@ -169,13 +169,15 @@ def predict_expression(
         "model": model.card["name"],
         "sha256": model.sha256,
     }
-    write_record(table, _keys.STEP_PREDICT, key_added, record)
+    write_prediction(table, _keys.STEP_PREDICT, key_added, values, table.var_names[columns[known]], record)
+    map_key = _keys.map_key(key_added)
+    remove_record(table, map_key, map_key)  # an earlier map may be another model's
     if mapped is not None and isinstance(adata, AnnData):
-        write_record(table, _keys.map_key(key_added), _keys.map_key(key_added), mapped)
+        write_record(table, map_key, map_key, mapped)
     elif mapped is not None:
         target: Any = adata if result is None else result
         target.images[key_added] = as_image(mapped, target, image_key if image is None else None)
-    logger.info("Added .layers[%r]: %d genes of %d observations.", key_added, len(known), len(inside))
+    logger.info("Added .obsm[%r]: %d genes of %d observations.", key_added, len(known), len(inside))
     return result
 
 

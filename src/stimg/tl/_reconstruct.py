@@ -12,12 +12,13 @@ from stimg._apply._reconstruction import reconstruct_table
 from stimg._apply._run_windows import check_stride
 from stimg._input._checks import check_obs_key, checked
 from stimg._input._device import resolve_device
-from stimg._input._records import write_record
+from stimg._input._predictions import write_prediction
 from stimg._input._tables import prepare, resolve_table
 from stimg.models import Model
 from stimg.models._given import given_model
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from anndata import AnnData
@@ -36,6 +37,7 @@ def reconstruct(
     scale: str | None = None,
     gene_symbols: str | None = None,
     stride: int | None = None,
+    genes: Sequence[str] | None = None,
     device: str = "auto",
     key_added: str = _keys.RECONSTRUCTION,
     lattice_key: str = _keys.LATTICE,
@@ -54,26 +56,33 @@ def reconstruct(
     hidden
         Observations that the model is not shown: a bool array (n_obs,) or the name of a bool column of `.obs`. Their
         expression is then predicted from their surroundings alone, and each gene's mean and deviation come from the
-        other observations. By default nothing is hidden, and the layer is a denoised slide.
+        other observations. By default nothing is hidden, and the result is a denoised slide.
     layer, scale, gene_symbols, stride, device, lattice_key, table_key, copy
         As in :func:`stimg.tl.embed`.
+    genes
+        Genes to predict, of those that the slide and the model share; by default the 2,000 of them whose expression
+        varies most over the slide.
     key_added
-        Key of the new layer.
+        Key of the result.
 
     Returns
     -------
     `None` (or the copy), with
-    `.layers[key_added]` : float32, dense (n_obs, n_vars), log-normalised expression; NaN for genes that the model does
-    not know. If the slide's expression is not in memory, this is a dask array, which computes only what is asked of it,
-    such as one gene, and is written to file in chunks.
-    `.uns["stimg"]["reconstruct"]` : parameters, the model's name and the sha256 of its file.
+    `.obsm[key_added]` : DataFrame, float32 (n_obs, n_genes), log-normalised expression; its columns are names of genes,
+    as in `adata.var_names`.
+    `.layers[key_added]` instead, if the slide's expression is not in memory and no `genes` are named: a dask array
+    (n_obs, n_vars), NaN for genes that the model does not know, which computes only what is asked of it, such as one
+    gene, and is written to file in chunks.
+    `.uns["stimg"]["reconstruct"]` : parameters, the model's name and the sha256 of its file, and `slot`, `"obsm"` or
+    `"layers"`.
 
     Raises
     ------
     KeyError
-        The lattice, or the column `hidden`, is missing.
+        The lattice, the column `hidden`, or one of `genes` is missing, or the model does not know the gene.
     ValueError
-        `hidden` is not a bool array of length n_obs, or hides a whole slide; as in :func:`stimg.tl.embed`.
+        `hidden` is not a bool array of length n_obs, or hides a whole slide; `genes` are empty or repeated; as in
+        :func:`stimg.tl.embed`.
 
     Examples
     --------
@@ -81,21 +90,25 @@ def reconstruct(
     >>> stimg.pp.select_genes(slide)
     >>> model = stimg.tl.pretrain(stimg.pp.to_patches(slide, size=8), max_steps=2)
     >>> stimg.tl.reconstruct(slide, model, hidden=stimg.metrics.hide_regions(slide.obsm["lattice"], 3))
+    >>> stimg.tl.reconstruct(slide, model, genes=model.genes[:2], key_added="two_genes")
+    >>> slide.obsm["two_genes"].shape
+    (300, 2)
     """
     device = resolve_device(device)
     table = resolve_table(adata, table_key, copy=copy)
     mask = _hidden_mask(table, hidden)
     model = given_model(Model, model)
     check_stride(model, stride)
-    expression: dict[str, Any] = {
+    options: dict[str, Any] = {
         "layer": layer,
         "scale": scale,
-        "lattice_key": lattice_key,
         "gene_symbols": gene_symbols,
+        "stride": stride,
+        "device": device,
+        "lattice_key": lattice_key,
     }
-    values, record = reconstruct_table(table, model, mask, **expression, stride=stride, device=device)
+    values, names, record = reconstruct_table(table, model, mask, genes=genes, **options)
     table, result = prepare(adata, table_key, copy)
-    table.layers[key_added] = values
     record |= {
         "n_hidden": int(mask.sum()),
         "target_sum": float(model.card["target_sum"]),
@@ -103,8 +116,8 @@ def reconstruct(
         "model": model.card["name"],
         "sha256": model.sha256,
     }
-    write_record(table, _keys.STEP_RECONSTRUCT, key_added, record)
-    logger.info("Added .layers[%r]: %d genes, %d observations hidden.", key_added, record["n_genes_shared"], mask.sum())
+    slot = write_prediction(table, _keys.STEP_RECONSTRUCT, key_added, values, names, record)
+    logger.info("Added .%s[%r]: %d genes, %d observations hidden.", slot, key_added, len(names), mask.sum())
     return result
 
 

@@ -6,12 +6,13 @@ import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import sparse
 
 from stimg import _keys
 from stimg._apply._nearest import nearest, pair_embeddings
 from stimg._data._targets import TARGET_SUM, expression_of
-from stimg._input._checks import check_gene_list, check_positive, check_positive_int, checked
-from stimg._input._records import write_record
+from stimg._input._checks import check_positive, check_positive_int, check_var_unique, checked
+from stimg._input._predictions import distinct_genes, write_prediction
 from stimg._input._rows import read_expression
 from stimg._input._tables import prepare, resolve_table
 
@@ -58,15 +59,15 @@ def retrieve_expression(
     query_rep, use_rep
         Embeddings in `.obsm` of `adata` and of the references.
     key_added
-        Key of the layer.
+        Key of the result.
     table_key, copy
         Table of a `SpatialData`; whether to return a changed copy and leave `adata` as it is.
 
     Returns
     -------
     `None` (or the copy), with
-    `.layers[key_added]` : float32, dense (n_obs, n_vars), log-normalised expression (counts per 10,000); NaN for other
-    genes and for spots outside the image.
+    `.obsm[key_added]` : DataFrame, float32 (n_obs, n_genes), log-normalised expression (counts per 10,000), with a
+    column for each of `genes`; NaN for spots outside the image.
     `.uns["stimg"]["retrieve_expression"]` : parameters.
 
     Raises
@@ -86,8 +87,8 @@ def retrieve_expression(
     >>> model = stimg.tl.align(stimg.pp.to_image_patches(slide), max_steps=2)
     >>> stimg.tl.embed_pairs(slide, model)
     >>> left = stimg.tl.retrieve_expression(slide[:18], slide[18:], ["Gene0", "Gene3"], n_neighbors=5, copy=True)
-    >>> left.layers["stimg_retrieved"].shape
-    (18, 30)
+    >>> left.obsm["stimg_retrieved"].shape
+    (18, 2)
     """
     check_positive_int("n_neighbors", n_neighbors)
     check_positive("temperature", temperature)
@@ -98,9 +99,9 @@ def retrieve_expression(
         msg = "Expected at least one slide in `reference`, found an empty list."
         raise ValueError(msg)
     tables = [resolve_table(slide, table_key) for slide in given]
-    check_gene_list(genes)
-    wanted = list(genes)
+    wanted = distinct_genes(genes)
     for one in (table, *tables):
+        check_var_unique(one)
         if absent := [gene for gene in wanted if gene not in one.var_names]:
             msg = (
                 f"{len(absent)} of `genes` are not in every slide ({absent[:3]}, ...). Pass genes that all slides have."
@@ -113,12 +114,11 @@ def retrieve_expression(
     best, similarity = nearest(queries, searched, n_neighbors)
     weight = np.exp((similarity - similarity.max(1, keepdims=True)) / temperature)
     weight /= weight.sum(1, keepdims=True)
-    predicted = np.einsum("nk,nkg->ng", weight, np.concatenate(values)[best])
+    starts = np.arange(len(best) + 1) * best.shape[1]
+    averaging = sparse.csr_array((weight.ravel(), best.ravel(), starts), shape=(len(best), len(searched)))
+    predicted = averaging @ np.concatenate(values)
     table, result = prepare(adata, table_key, copy)
-    found = np.full(table.shape, np.nan, dtype=np.float32)
-    found[:, table.var_names.get_indexer(wanted)] = predicted
-    table.layers[key_added] = found
     record = {"n_neighbors": n_neighbors, "temperature": temperature, "n_slides": len(tables)}
-    write_record(table, _keys.STEP_RETRIEVE, key_added, record)
-    logger.info("Added .layers[%r]: %d genes of %d spots.", key_added, len(wanted), table.n_obs)
+    write_prediction(table, _keys.STEP_RETRIEVE, key_added, predicted, wanted, record)
+    logger.info("Added .obsm[%r]: %d genes of %d spots.", key_added, len(wanted), table.n_obs)
     return result
