@@ -16,7 +16,7 @@ RUNS = {"mixture": 25, "kmeans": 25, "leiden": 10}  # a run of Leiden searches f
 SHARE = 0.8
 MOST_COMPARED = 2500
 WEAK = 0.5
-EQUAL = 0.05
+EQUAL = 0.03
 
 
 def choose_number(
@@ -38,8 +38,8 @@ def choose_number(
     that only the right numbers are found from every start, while the best of many starts would also repeat an arbitrary
     choice (von Luxburg 2010, Found Trends Mach Learn 2:235).
 
-    Numbers are equal if their mean scores differ by no more than a standard error, or than `EQUAL`, which is what a few
-    runs cost that a single start leads astray. The error is twice the standard deviation over runs of the difference,
+    Numbers are equal if their mean scores differ by no more than a standard error, or than `EQUAL`, which is what one
+    run of 25 costs that a single start leads astray. The error is twice the standard deviation over runs of the difference,
     divided by the root of their number, since each score is shared by two runs (Hoeffding 1948, Ann Math Stat 19:293).
 
     A number that cannot be reached in every run is left out with a warning, and it is a `RuntimeError` if none can.

@@ -58,7 +58,7 @@ def domains(
         Number of domains, or `"auto"`: the one of `candidates` whose domains are found again best in random parts of
         the data. Each of 25 runs (10 of Leiden) clusters four fifths of the observations of every section (of at most
         2,500 in all) from a single random start; their labels are compared by the adjusted Rand index. Of numbers whose
-        scores differ by no more than a standard error, or 0.05, the smallest is taken.
+        scores differ by no more than a standard error, or 0.03, the smallest is taken.
     method
         `"mixture"`: Gaussian mixture, best of several starts by likelihood. `"kmeans"`. `"leiden"`: Leiden on two
         layers, the embedding's neighbour graph and the spatial one (leidenalg's multiplex partition; Traag et al.
