@@ -39,8 +39,9 @@ def choose_number(
     choice (von Luxburg 2010, Found Trends Mach Learn 2:235).
 
     Numbers are equal if their mean scores differ by no more than a standard error, or than `EQUAL`, which is what one
-    run of 25 costs that a single start leads astray. The error is twice the standard deviation over runs of the difference,
-    divided by the root of their number, since each score is shared by two runs (Hoeffding 1948, Ann Math Stat 19:293).
+    run of 25 costs that a single start leads astray. The error is twice the standard deviation over runs of the
+    difference, divided by the root of their number, since each score is shared by two runs (Hoeffding 1948, Ann Math
+    Stat 19:293).
 
     A number that cannot be reached in every run is left out with a warning, and it is a `RuntimeError` if none can.
     """
