@@ -250,6 +250,7 @@ def test_no_arguments_show_the_help(capsys):
 
 STOP = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have background jobs ignore it
 import stimg
 from stimg import _cli
 from stimg._train._history import History

@@ -151,6 +151,7 @@ def test_visium_of_real_files(here, real_cases_dir, reader):
     (here / "outs").symlink_to(real_cases_dir / "seurat_visium" / "visium")
     result = run(lines(f"visium, {reader}"))
     assert result.table.shape == (2695, 100)
+    assert "Only 36 of the slide's 100 genes" in result.warnings.pop()
     check(
         result, result.table.obsm["spatial"], result.table.X, kind="hex", platform="visium", pitch=137.97, pitch_um=100
     )
@@ -264,6 +265,7 @@ def test_visium_hd_of_real_files(here, real_cases_dir):
     code = code.replace("slide.obsm", 'slide = slide[slide.obs["array_row"].notna()].copy()\nslide.obsm', 1)
     result = run(code)
     assert result.table.shape == (642, 100)
+    assert "Only 36 of the slide's 100 genes" in result.warnings.pop()
     assert "306 of 642 observations lie beside the tissue" in result.warnings.pop()
     expected = {"kind": "square", "pitch": 58.43, "pitch_um": 16, "um_per_unit": 0.2738}
     check(result, result.table.obsm["spatial"], result.table.X, **expected)
@@ -478,6 +480,7 @@ def test_transcripts_of_real_merscope(here, real_cases_dir):
     code = lines("transcripts in bins").replace("n_domains=7", "n_domains=3")
     result = run(code)
     transcripts = pd.read_csv("region_0/detected_transcripts.csv").query("not gene.str.startswith('Blank')")
+    assert "18 of 65 sites have less than a tenth" in result.warnings.pop()
     assert result.warnings == []
     assert result.table.X.sum() == len(transcripts)
     assert (result.lattice["kind"], result.lattice["pitch_um"]) == ("square", pytest.approx(10))
