@@ -116,10 +116,14 @@ def slides(draw) -> ad.AnnData:
         x.flat[rng.integers(x.size)] = {"nan": np.nan, "inf": np.inf, "negative": -2, "fraction": 0.3, "huge": 1e30}[
             fault
         ]
-    dtypes = ["float32", "float64"] if fault else ["float32", "float64", "int32", "int64", "uint8", "int16", "bool"]
+    dtypes = ["float32", "float64", "float16", ">f4"]
+    dtypes += [] if fault else ["int32", "int64", "uint8", "int16", ">i4", "bool"]
     x = x.astype(draw(st.sampled_from(dtypes)))
     values = store(draw(st.sampled_from(["csr", "csr_array", "csc", "dense", "twice", "zeros", "fortran", "dask"])), x)
-    names = np.array([f"GENE{i:05d}" for i in range(n_vars)], dtype=object)
+    written = draw(
+        st.sampled_from(["GENE{:05d}"] * 3 + ["gene{:05d}", "Gene{:05d}", "GRCh38_GENE{:05d}", "mm10___GENE{:05d}"])
+    )
+    names = np.array([written.format(i) for i in range(n_vars)], dtype=object)
     if n_vars and draw(st.integers(0, 5)) == 0:
         names[rng.integers(n_vars, size=3)] = rng.choice(np.array(ODD_NAMES, dtype=object), 3)
     spots = [f"spot{i}" for i in range(n_obs)]
@@ -128,12 +132,14 @@ def slides(draw) -> ad.AnnData:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         adata = ad.AnnData(values, obs=pd.DataFrame(index=spots), var=pd.DataFrame(index=names))
-        place(adata, draw(st.sampled_from(["hex", "square", "cells"] + ["clash", "none"] * (not sound))), rng)
+        place(adata, draw(st.sampled_from(["hex", "square", "cells"] + ["clash", "none", "over"] * (not sound))), rng)
         spoilt = [] if sound else [None] * 5 + ["nan", "inf", "text", "one", "same", "huge", "half", "swapped"]
         spoil(adata, draw(st.sampled_from([None, "wide", *spoilt])), rng)
         if n_obs and draw(st.booleans()):
             kind = draw(st.sampled_from(["two", "int"] + ["each", "missing"] * (not sound)))
             adata.obs["section"] = sections(kind, n_obs)
+        if n_obs and draw(st.integers(0, 5)) == 0:
+            adata.obs["in_tissue"] = (rng.random(n_obs) < 0.9).astype(draw(st.sampled_from([int, bool, str])))
         if n_obs and draw(st.integers(0, 4)) == 0:
             adata = adata[rng.permutation(n_obs)[: max(1, n_obs // 2)]]
     return adata
@@ -141,7 +147,9 @@ def slides(draw) -> ad.AnnData:
 
 def store(kind: str, x: np.ndarray):
     """Put the same values into another container."""
-    if kind == "dense":
+    if kind == "dense" or (
+        (x.dtype == np.float16 or not x.dtype.isnative) and kind not in ("fortran", "dask")
+    ):  # scipy has no such matrices
         return x
     if kind == "fortran":
         return np.asfortranarray(x)
@@ -178,6 +186,8 @@ def place(adata: ad.AnnData, kind: str, rng: np.random.Generator) -> None:
         adata.obs["array_row"], adata.obs["array_col"] = row, 2 * col + row % 2 if kind == "hex" else col
     if kind == "clash":
         adata.obs["array_row"], adata.obs["array_col"] = row // 2, col // 2
+    if kind == "over":  # the second half of the slide lies over the first
+        row, col = row % max(side // 2, 1), col
     if kind != "none":
         grid = np.column_stack([col + 0.5 * (row % 2), row * 0.866])
         adata.obsm["spatial"] = 100.0 * (rng.uniform(0, side, (n, 2)) if kind == "cells" else grid)

@@ -9,11 +9,14 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from fuzzing import attempt
 from hypothesis import strategies as st
+from PIL import Image
 from test_fuzz import cases, drawn
 
 import stimg
+from stimg._image._slide_image import open_image
 
 CLOSE = {"rtol": 1e-3, "atol": 1e-3}  # float16 holds three digits
 
@@ -104,6 +107,56 @@ def test_slides_joined_and_changed(examples, trained):
 
     run()
     assert {"relaid", "half", "one slide"} <= worked
+
+
+GRADIENT = np.linspace(90, 230, 48 * 64 * 3).reshape(48, 64, 3).astype(np.uint8)
+GREY = GRADIENT[..., 0]
+# What is stored for the photometric, and the colours that it means.
+STORED = {
+    "rgb": lambda: (GRADIENT, GRADIENT),
+    "minisblack": lambda: (GREY, np.dstack([GREY] * 3)),
+    "miniswhite": lambda: (255 - GREY, np.dstack([GREY] * 3)),
+    "ycbcr": lambda: (np.asarray(Image.fromarray(GRADIENT).convert("YCbCr")), GRADIENT),
+    "separated": lambda: (np.dstack([255 - GRADIENT, np.zeros_like(GREY)]), GRADIENT),
+    "cielab": lambda: (GRADIENT, None),
+    "logluv": lambda: (GRADIENT, None),
+}
+
+
+@cases(60, 3000)
+def test_tiff_of_any_kind(examples, tmp_path):
+    """A TIFF has its colours, however it is stored, or is refused."""
+    path, worked = tmp_path / "image.tif", set()
+
+    @drawn(
+        examples,
+        photometric=st.sampled_from(list(STORED)),
+        bits=st.sampled_from([8, 16]),
+        order=st.sampled_from("<>"),
+        apart=st.booleans(),
+        layout=st.sampled_from([{}, {"tile": (16, 16)}, {"rowsperstrip": 5}]),
+        compression=st.sampled_from([None, "zlib", "lzw", "zstd"]),
+        predictor=st.booleans(),
+        bigtiff=st.booleans(),
+    )
+    def run(photometric, bits, order, apart, layout, compression, predictor, bigtiff):
+        values, right = STORED[photometric]()
+        if bits == 16:
+            values = values.astype(np.uint16) * 257
+        options = {"planarconfig": "separate"} if apart and values.ndim == 3 else {}
+        if options:
+            values = values.transpose(2, 0, 1)
+        options |= {"predictor": predictor} if compression else {}
+        options |= {"compression": compression, "photometric": photometric, **layout}
+        tifffile.imwrite(path, values, bigtiff=bigtiff, byteorder=order, **options)
+        found = []
+        if attempt(lambda: found.append(open_image(path, 1.0, "image").overview(1.0))):
+            assert right is not None
+            assert np.abs(found[0].astype(int) - right).max() <= 3
+            worked.add(photometric)
+
+    run()
+    assert {"rgb", "minisblack", "miniswhite", "ycbcr"} <= worked
 
 
 # Each changes one slide on its lattice in a way that leaves the right embedding as it is, if it is accepted at all.
