@@ -114,3 +114,10 @@ def test_second_runs_keep_the_first_and_each_is_drawn(make_slide, trained):
         drawn = stimg.pl.reconstruction(slide, genes[1], key=key)[0, 1].collections[0].get_array()
         np.testing.assert_allclose(drawn, slide.obsm[key][genes[1]])
     plt.close("all")
+
+
+def test_names_with_a_slash_are_told_before_they_are_saved(slide, tmp_path):
+    with pytest.warns(UserWarning, match=r"slash in their names \(\['CCL3/L1'\]\)") as caught:
+        write_prediction(slide, "reconstruct", "table", np.ones((slide.n_obs, 2)), ["CCL3/L1", "CCL5"], {})
+    exec(str(caught[0].message).split("rename them: `")[1].split("`")[0], {"adata": slide})
+    assert list(slide.obsm["table"].columns) == ["CCL3_L1", "CCL5"]

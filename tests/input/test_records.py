@@ -85,3 +85,16 @@ def test_sections_are_kept_apart_by_every_later_step(both):
     with pytest.raises(ValueError, match="several sections.*'a', 'b'"):
         stimg.pl.domains(both)
     assert len(stimg.pl.domains(both, library="a").collections[0].get_offsets()) == 200
+
+
+def test_a_column_of_sections_that_is_gone_is_named_with_the_cure(make_slide):
+    slide = make_slide()
+    slide.obs["part"] = "a"
+    stimg.pp.to_lattice(slide, library_key="part")
+    slide.obsm["X"] = np.random.default_rng(0).normal(size=(slide.n_obs, 3))
+    slide.obs = slide.obs.rename(columns={"part": "section"})
+    for step in (lambda: stimg.tl.domains(slide, 2, use_rep="X"), lambda: stimg.pl.domains(slide, "domain")):
+        with pytest.raises(KeyError, match=r"'part' \(`library_key`\) not found.*: run that again"):
+            step()
+    stimg.pp.to_lattice(slide, library_key="section")
+    stimg.tl.domains(slide, 2, use_rep="X")

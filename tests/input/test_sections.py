@@ -88,6 +88,34 @@ def test_several_columns_together():
         laid(four)
 
 
+def cells(n_side=18, seed=0):
+    """Points that keep apart, as cells do."""
+    rng = np.random.default_rng(seed)
+    grid = np.stack(np.meshgrid(np.arange(n_side), np.arange(n_side)), -1).reshape(-1, 2)
+    return 10 * grid + rng.normal(0, 1.5, (len(grid), 2))
+
+
+def table_of(places, **columns):
+    obs = pd.DataFrame(columns, index=[f"cell{i}" for i in range(len(places))])
+    return ad.AnnData(np.ones((len(places), 1), np.float32), obs=obs, obsm={"spatial": places})
+
+
+@pytest.mark.parametrize("name", ["GSM", "source_file", "mouse_type"])
+def test_a_name_that_says_nothing_is_enough_if_the_points_leave_no_doubt(name):
+    both = table_of(np.concatenate([cells(seed=0), cells(seed=1) + 3]), **{name: np.repeat(["a", "b"], 324)})
+    with pytest.raises(ValueError, match=f"library_key='{name}'"):
+        laid(both)
+    assert len(laid(both, library_key=name)["libraries"]) == 2
+
+
+def test_sorted_rows_of_one_section():
+    kind, row = np.sort(np.random.default_rng(0).choice(["a", "b", "c"], 324)), np.repeat(np.arange(18), 18)
+    laid(table_of(cells()[np.random.default_rng(1).permutation(324)], annotation=kind, something=kind))
+    laid(table_of(cells(), row=row, something=row))
+    grid = np.stack(np.meshgrid(np.arange(18.0), np.arange(18.0)), -1).reshape(-1, 2)
+    laid(table_of(grid, something=row))
+
+
 def square_of(values, n_obs=400):
     """Random points, and the column that `values` makes of their places in the unit square."""
     rng = np.random.default_rng(1)
@@ -107,7 +135,7 @@ SOUND = {
     "an identifier for each": lambda xy, _: pd.DataFrame({"sample": np.arange(len(xy))}),
     "sections side by side": lambda xy, _: pd.DataFrame({"library_id": np.where(xy[:, 0] < 0.4, "a", "b")}),
     "words within words": lambda xy, rng: pd.DataFrame({"score": rng.integers(0, 2, len(xy)), "steroid": "a"}),
-    "in the tissue or not": lambda xy, rng: pd.DataFrame({"in_tissue": np.sort(rng.integers(0, 2, len(xy)))}),
+    "in a mask or not": lambda xy, rng: pd.DataFrame({"tissue_mask": np.sort(rng.integers(0, 2, len(xy)))}),
     "cluster of samples": lambda xy, rng: pd.DataFrame({"sample_cluster": rng.integers(0, 2, len(xy))}),
 }
 

@@ -202,3 +202,9 @@ def test_genes_and_numbers_are_no_domains(make_slide):
             stimg.pl.domains(slide, key)
     with pytest.raises(KeyError, match="'GENE'"):
         stimg.pl.domains(slide, "GENE")
+
+
+def test_a_column_by_which_nothing_lies_on_the_tissue(slide_hex):
+    slide_hex.obs["in_tissue"] = 0
+    with pytest.warns(UserWarning, match="300 of 300 .* None would be left without them: correct the column"):
+        stimg.pp.to_lattice(slide_hex)

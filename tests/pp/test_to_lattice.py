@@ -515,7 +515,8 @@ def test_sections_in_different_units_have_a_pitch_each():
 def test_all_spots_of_a_visium_array(with_array):
     array = hex_array(78, 64)
     slide = slide_of(hex_coordinates(array, 138.2) + 900, array if with_array else None, in_tissue=[0, 1] * 2496)
-    lattice, info = laid(slide)
+    with pytest.warns(UserWarning, match="2,496 of 4,992"):
+        lattice, info = laid(slide)
     assert (info["platform"], info["n_obs"], info["n_shared"]) == ("visium", [4992], [0])
     np.testing.assert_array_equal(lattice.max(0) + 1, [78, 64])
     if with_array:
@@ -684,3 +685,51 @@ def test_hexagonal_array_by_the_name_of_a_square_one(slide_hex, platform):
 def test_array_by_the_name_of_a_platform_without_one(slide_hex):
     with pytest.warns(UserWarning, match="positions on an array, which slides of 'xenium' do not have"):
         stimg.pp.to_lattice(slide_hex, "xenium")
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 15])
+@pytest.mark.parametrize("square", [True, False])
+def test_few_spots_of_an_array_keep_their_own_bins(count, square):
+    row, col = np.mgrid[:7, :7].reshape(2, -1)
+    places = np.column_stack([col + (0 if square else row % 2 / 2), row * (1 if square else np.sqrt(0.75))]) * 100
+    near = np.argsort(((places - places.mean(0)) ** 2).sum(1), kind="stable")[:count]
+    slide = ad.AnnData(np.ones((count, 1), np.float32), obsm={"spatial": places[near]})
+    stimg.pp.to_lattice(slide)
+    record = slide.uns["stimg"]["lattice"]
+    assert record["pitch"] == pytest.approx(100)
+    assert not square or not record["n_shared"].any()
+
+
+def test_a_row_of_spots_keeps_its_own_bins():
+    slide = ad.AnnData(
+        np.ones((30, 1), np.float32), obsm={"spatial": np.column_stack([np.arange(30.0) * 50, [7] * 30])}
+    )
+    stimg.pp.to_lattice(slide)
+    assert slide.obsm["lattice"].tolist() == [[0, i] for i in range(30)]
+
+
+def test_pieces_of_an_array_that_were_turned_are_told():
+    piece = stimg.datasets.synthetic("visium", n_obs=300, n_genes=20, seed=0)
+    del piece.obs["array_row"], piece.obs["array_col"]
+    turned = piece.copy()
+    turn = np.deg2rad(25)
+    turned.obsm["spatial"] = piece.obsm["spatial"] @ [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+    turned.obsm["spatial"] = turned.obsm["spatial"] + [2000, 0]
+    both = ad.concat([piece, turned], label="what", index_unique="-")
+    with pytest.warns(UserWarning, match=r"no single grid fits them.*`library_key`"):
+        stimg.pp.to_lattice(both)
+    stimg.pp.to_lattice(both, library_key="what")
+    assert both.uns["stimg"]["lattice"]["kind"] == "hex"
+    stimg.pp.to_lattice(both, "free")  # as asked for
+
+
+def test_cures_of_array_positions_work():
+    slide = stimg.datasets.synthetic("visium", n_obs=300, n_genes=20, seed=0)
+    twice = ad.concat([slide, slide[:1]], index_unique="-")
+    with pytest.raises(ValueError, match="1 of 301 .* Remove the duplicates, or pass the column"):
+        stimg.pp.to_lattice(twice)
+    cells = stimg.datasets.synthetic("free", n_obs=300, n_genes=20, seed=1)
+    both = ad.concat([slide, cells], join="outer", label="batch", index_unique="-")
+    with pytest.raises(ValueError, match=r"some have no array.*`platform='free'`"):
+        stimg.pp.to_lattice(both, library_key="batch")
+    stimg.pp.to_lattice(both, "free", library_key="batch")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import anndata
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -102,11 +103,59 @@ def test_the_column_is_said_once(named):
     stimg.tl.reconstruct(other, model)
     np.testing.assert_array_equal(other.obsm["X_stimg"], expected)
     stimg.tl.reconstruct(slide, model)
-    np.testing.assert_array_equal(other.layers["stimg"], slide.layers["stimg"])
+    np.testing.assert_array_equal(other.obsm["stimg"], slide.obsm["stimg"])
     stimg.tl.embed(other, model, gene_symbols="symbol", key_added="again")
     for step in (stimg.tl.embed, stimg.tl.reconstruct):
         with pytest.raises(KeyError, match=r"'none' \(`gene_symbols`\) not found in `adata.var`"):
             step(other, model, gene_symbols="none")
+
+
+def test_genes_are_asked_for_by_the_names_that_they_were_found_by(named):
+    slide, model, ids, _ = named
+    wanted = list(model.genes[[5, 2]])
+    stimg.tl.reconstruct(slide, model, genes=wanted)
+    right = slide.obsm["stimg"].to_numpy()
+    for other in (renamed(slide, ids), renamed(slide, [f"g{i}" for i in range(60)], feature_name=slide.var_names)):
+        stimg.tl.reconstruct(other, model, genes=wanted)
+        np.testing.assert_array_equal(other.obsm["stimg"], right)
+        assert list(other.obsm["stimg"].columns) == list(other.var_names[slide.var_names.get_indexer(wanted)])
+        axes = stimg.pl.reconstruction(other, wanted)
+        assert [ax.get_title() for ax in axes[:, 0]] == [f"{gene}, measured" for gene in wanted]
+        pairs = slide.copy()
+        for one in (other, pairs):
+            one.obsm["X_stimg_gene"] = one.obsm["X_stimg_image"] = np.eye(300, 4, dtype=np.float32) + 0.1
+        stimg.tl.retrieve_expression(other, pairs, wanted)
+        assert list(other.obsm["stimg_retrieved"].columns) == list(other.obsm["stimg"].columns)
+    plt.close("all")
+    both_names = [wanted[0], other.var_names[slide.var_names.get_loc(wanted[0])]]
+    with pytest.raises(ValueError, match="one name of each gene"):
+        stimg.tl.reconstruct(other, model, genes=both_names)
+    with pytest.raises(KeyError, match=r"1 of `genes` are not in .*\(\['Nothing'\]"):
+        stimg.tl.reconstruct(other, model, genes=[wanted[0], "Nothing"])
+
+
+def test_genes_are_asked_for_by_the_names_of_the_model(make_slide, trained):
+    human, mouse = ["A1BG", "A2M", "AAAS"], ["A1bg", "A2m", "Aaas"]
+    slide = make_slide()
+    known = slide.var_names.get_indexer(trained.genes[:3])
+    model = Model(trained.network, np.array([*human, *trained.genes[3:]]), trained.card)
+    slide.var_names = pd.Series(slide.var_names).replace(dict(zip(slide.var_names[known], mouse, strict=True)))
+    stimg.tl.reconstruct(slide, model, genes=list(model.genes[:4]))
+    assert list(slide.obsm["stimg"].columns) == [*mouse, trained.genes[3]]
+    few = slide[:, slide.var_names != mouse[0]].copy()
+    assert stimg.pl.reconstruction(few, n_genes=4).shape == (3, 2)
+    plt.close("all")
+
+
+def test_columns_of_var_with_numbers_for_names_or_twice(named):
+    slide, model, _, expected = named
+    for names in ([0, 1], ["symbol", "symbol"]):
+        other = renamed(slide, [f"g{i}" for i in range(60)])
+        other.var = pd.DataFrame(dict(enumerate([slide.var_names, ["gene"] * 60])), index=other.var_names)
+        other.var.columns = names
+        for told in (None, str(names[0])):
+            stimg.tl.embed(other, model, gene_symbols=told)
+            np.testing.assert_array_equal(other.obsm["X_stimg"], expected)
 
 
 def test_slides_with_ids_and_with_symbols_train_one_vocabulary(named):
@@ -144,9 +193,8 @@ def test_columns_of_one_gene_are_added(named, scale):
     np.testing.assert_allclose(both.obsm["both"], expected, atol=1e-4)
     assert both.uns["stimg"]["embed"]["n_genes_shared"] == 40
     stimg.tl.reconstruct(both, model, scale=scale)
-    known = np.isfinite(both.layers["stimg"]).all(0)
-    assert known[:60].sum() == 40
-    assert not known[60:].any()
+    assert len(both.obsm["stimg"].columns) == 40
+    assert set(both.obsm["stimg"].columns) <= set(slide.var_names)
 
 
 def test_mouse_genes_beside_human_ones_stay_apart(named):

@@ -267,3 +267,21 @@ def test_of_very_many_observations_some_are_fitted_and_all_assigned(monkeypatch,
     stimg.tl.domains(slide, 3, method=method, key_added="some")
     assert adjusted_rand_score(slide.obs["whole"], slide.obs["some"]) > 0.95
     assert adjusted_rand_score(truth, slide.obs["some"]) > 0.95
+
+
+@pytest.mark.parametrize("merge", [None, "same"])
+def test_embeddings_of_slides_joined_afterwards_are_not_compared(make_slide, trained, merge):
+    """Each slide has components of its own; parts of one slide, or of slides that were embedded together, do not."""
+    slides = {name: make_slide(seed=seed) for name, seed in (("a", 0), ("b", 1))}
+    for slide in slides.values():
+        stimg.tl.embed(slide, trained)
+    joined = anndata.concat(slides, label="batch", index_unique="-", uns_merge=merge)
+    for use_rep in (None, "X_stimg_slide", ["X_stimg_slide", "X_stimg"]):
+        with pytest.raises(ValueError, match=r"several runs of `stimg.tl.embed`.*use_rep='X_stimg'"):
+            stimg.tl.domains(joined, 3, use_rep=use_rep)
+    stimg.tl.domains(joined, 3, use_rep="X_stimg")
+    halves = [slides["a"][:200], slides["a"][200:]]
+    stimg.tl.domains(anndata.concat(halves), 3)
+    stimg.pp.to_lattice(joined, library_key="batch")
+    stimg.tl.embed(joined, trained)
+    stimg.tl.domains(joined[::3].copy(), 3)

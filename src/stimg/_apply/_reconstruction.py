@@ -7,13 +7,13 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from stimg._apply._run_windows import run_windows
 from stimg._apply._tokens import match_slides, site_tokens
 from stimg._input._checks import check_finite, get_layer
 from stimg._input._predictions import distinct_genes
 from stimg._input._rows import is_stored
+from stimg._slide._gene_match import columns_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +50,11 @@ def reconstruct_table(
     )
     vocabulary = matched[0][1]  # the sections of one table have the same genes
     known = np.flatnonzero(vocabulary >= 0)
-    asked = None if genes is None else _columns_of(genes, table.var_names, known)
+    asked = (
+        None
+        if genes is None
+        else _columns_of(genes, table, known, gene_symbols, np.where(vocabulary >= 0, model.genes[vocabulary], ""))
+    )
     states = np.empty((table.n_obs, model.config.dim), dtype=np.float32)
     section = np.empty(table.n_obs, dtype=np.int64)
     scales = np.ones((2, len(matched), table.n_vars), dtype=np.float32)
@@ -82,14 +86,16 @@ def reconstruct_table(
     return _expression(states, section, weight[rows].T, bias[rows], *scales[:, :, columns]), names[columns], record
 
 
-def _columns_of(genes: Sequence[str], names: pd.Index, known: np.ndarray) -> np.ndarray:
-    """Return the columns of `genes`, int64 (n,)."""
+def _columns_of(
+    genes: Sequence[str], table: AnnData, known: np.ndarray, gene_symbols: str | None, of_model: np.ndarray
+) -> np.ndarray:
+    """Return the columns of `genes`, int64 (n,), by any of the table's names or those of the model."""
     wanted = distinct_genes(genes)
-    columns = names.get_indexer(pd.Index(wanted))
-    if absent := [gene for gene, column in zip(wanted, columns, strict=True) if column not in known]:
+    columns = columns_of(table, wanted, gene_symbols, also=of_model)
+    if absent := [str(gene) for gene, column in zip(wanted, columns, strict=True) if column not in known]:
         msg = (
             f"{len(absent)} of `genes` are not in `adata.var_names` or not known to the model ({absent[:3]}, ...). "
-            f"Choose from {list(names[known[:5]])}, ..."
+            f"Choose from {list(table.var_names[known[:5]])}, ..."
         )
         raise KeyError(msg)
     return columns

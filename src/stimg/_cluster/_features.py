@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+MOST_COMPARED = 5000
+SAME_RUN = 1e-3
+
 
 def joined_embeddings(tables: Sequence[AnnData], keys: Sequence[str]) -> np.ndarray:
     """Return the embeddings under `keys` of all tables side by side, float64 (n_obs of all tables, d).
 
     Several keys are each scaled to a total variance of one. A missing key is a `KeyError`; an embedding that is not
-    finite, or differs in width between tables, a `ValueError`.
+    finite, differs in width between tables, or cannot be compared between the rows of its table, a `ValueError`.
     """
     parts = [[check_embedding(table, key) for key in keys] for table in tables]
     if len({tuple(part.shape[1] for part in row) for row in parts}) > 1:
@@ -32,8 +35,36 @@ def joined_embeddings(tables: Sequence[AnnData], keys: Sequence[str]) -> np.ndar
             "the same model: `stimg.tl.embed(adata, model)`."
         )
         raise ValueError(msg)
+    if len(tables) == 1:
+        for key in keys:
+            _check_one_run(tables[0], key)
     blocks = [np.concatenate(column) for column in zip(*parts, strict=True)]
     return np.concatenate([_balanced(block) for block in blocks], axis=1) if len(blocks) > 1 else blocks[0]
+
+
+def _check_one_run(table: AnnData, key: str) -> None:
+    """Refuse an embedding joined with a slide's own components if its rows come from several runs of `embed`.
+
+    In one run, its first part is the embedding itself, less one mean and over one length. Slides that are joined after
+    they were embedded have one of each, and components of their own.
+    """
+    base = key.removesuffix(_keys.SLIDE_SUFFIX)
+    if base == key or base not in table.obsm:
+        return
+    rows = np.linspace(0, table.n_obs - 1, min(table.n_obs, MOST_COMPARED)).astype(int)
+    embedding, joined = (np.asarray(table.obsm[name])[rows].astype(np.float64) for name in (base, key))
+    width = embedding.shape[1]
+    if joined.shape[1] <= width:  # written by someone else
+        return
+    embedding, own = embedding - embedding.mean(0), joined[:, :width] - joined[:, :width].mean(0)
+    length = (embedding * own).sum() / max((own**2).sum(), 1e-300)
+    if np.abs(embedding - length * own).max() > SAME_RUN * np.abs(embedding).max():
+        msg = (
+            f"`adata.obsm[{key!r}]` comes from several runs of `stimg.tl.embed`, as where slides were joined after it, "
+            f"and cannot be compared between them. Pass `use_rep={base!r}`, which can; or run `stimg.pp.to_lattice` "
+            "with `library_key`, and `stimg.tl.embed`, on the joined slides."
+        )
+        raise ValueError(msg)
 
 
 def joined_coordinates(tables: Sequence[AnnData], spatial_key: str | None) -> np.ndarray:

@@ -29,6 +29,7 @@ IDENTIFIERS = ("gene_symbols", "study", "revision", "sha256")
 PATHS = ("path", "root", "source", "map_path", "checkpoint_dir", "resume")
 MAYBE_PATHS = ("model", "spatial_model", "init", "image", "images", *PATHS)
 COUNTS = ("stride", "batch_size", "max_steps", "early_stopping")
+AS_SELECTED = "If `stimg.pp.select_genes` recorded it, run that again."
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
@@ -208,7 +209,10 @@ def check_library_key(table: AnnData, library_key: str | None) -> None:
     """Refuse a `library_key` that is not in `.obs` or has missing values."""
     if library_key is None:
         return
-    check_obs_key(table, library_key, argument="library_key")
+    again = (
+        "It tells sections apart, here or in `stimg.pp.to_lattice`: run that again, or name the column as it is now."
+    )
+    check_obs_key(table, library_key, argument="library_key", advice=again)
     if missing := int(table.obs[library_key].isna().sum()):
         msg = f"`adata.obs[{library_key!r}]` (`library_key`) has {missing} missing values. Give every observation one."
         raise ValueError(msg)
@@ -225,7 +229,7 @@ def check_var_unique(table: AnnData) -> None:
 def check_gene_symbols(table: AnnData, gene_symbols: str | None) -> None:
     """Refuse a `gene_symbols` that is not in `.var`."""
     if gene_symbols is not None:
-        _check_key(gene_symbols, "var", table.var.columns, argument="gene_symbols")
+        _check_key(gene_symbols, "var", list(map(str, table.var.columns)), argument="gene_symbols", advice=AS_SELECTED)
 
 
 def warn_of_glass(table: AnnData) -> None:
@@ -235,11 +239,13 @@ def warn_of_glass(table: AnnData) -> None:
     column = table.obs[_keys.IN_TISSUE]
     outside = column.astype(str).str.lower().isin(("0", "0.0", "false")).to_numpy()
     if outside.any():
-        inside = next(iter(column[~outside].dropna().unique().tolist()), 1)
+        inside = next(iter(column[~outside].dropna().unique().tolist()), None)
+        cure = f"Remove them first: `adata = adata[adata.obs[{_keys.IN_TISSUE!r}] == {inside!r}].copy()`."
+        if inside is None:
+            cure = "None would be left without them: correct the column, or remove it."
         warn(
             f"`adata.obs[{_keys.IN_TISSUE!r}]` says that {outside.sum():,} of {table.n_obs:,} observations lie beside "
-            "the tissue, where they become domains of their own. Remove them first: "
-            f"`adata = adata[adata.obs[{_keys.IN_TISSUE!r}] == {inside!r}].copy()`."
+            f"the tissue, where they become domains of their own. {cure}"
         )
 
 
@@ -250,5 +256,5 @@ def get_layer(table: AnnData, layer: str | None) -> Any:
             msg = f"`adata.X` is empty. Name a `layer`; available: {list(table.layers)}."
             raise KeyError(msg)
         return table.X
-    _check_key(layer, "layers", table.layers, argument="layer")
+    _check_key(layer, "layers", table.layers, argument="layer", advice=AS_SELECTED)
     return table.layers[layer]

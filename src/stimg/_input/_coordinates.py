@@ -34,8 +34,9 @@ def array_indices(table: AnnData) -> np.ndarray | None:
     if lost := int(table.obs[list(keys)].isna().to_numpy().any(1).sum()):
         msg = (
             f"{lost:,} of {table.n_obs:,} observations have no position (NaN) in `adata.obs['array_row']` and "
-            "`['array_col']`, as where the file of positions lacks their barcodes. Check that both belong together, "
-            "and remove these observations: `adata = adata[adata.obs['array_row'].notna()].copy()`."
+            "`['array_col']`, as where the file of positions lacks their barcodes, or where slides were joined of "
+            "which some have no array. Check that both belong together, and remove these observations: `adata = "
+            "adata[adata.obs['array_row'].notna()].copy()`; or pass `platform='free'` to use the coordinates of all."
         )
         raise ValueError(msg)
     if bad := int((~np.isfinite(values) | (values != np.rint(values))).any(1).sum()):

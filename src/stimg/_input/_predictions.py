@@ -30,7 +30,7 @@ class Prediction:
     def read(self, genes: Sequence[str], rows: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Return the values of some genes, float32 (n_rows, n_genes); a `KeyError` names those not predicted."""
         columns = self.genes.get_indexer(pd.Index(genes))
-        if absent := [gene for gene, column in zip(genes, columns, strict=True) if column < 0]:
+        if absent := [str(gene) for gene, column in zip(genes, columns, strict=True) if column < 0]:
             msg = f"`genes` without a prediction: {absent[:5]}. Choose from {list(self.genes[:5])}, ..."
             raise KeyError(msg)
         if isinstance(self.values, pd.DataFrame):
@@ -59,6 +59,12 @@ def write_prediction(
                 f"`adata.obsm[{key!r}]` has {len(genes):,} genes. Each becomes a column of its own in a file, which is "
                 "slow, and HDF5 refuses some numbers above 4,000. Before saving, keep what you need: "
                 f"`adata.obsm[{key!r}] = adata.obsm[{key!r}][genes]`."
+            )
+        if slashed := [str(gene) for gene in genes if "/" in gene]:
+            warn(
+                f"`adata.obsm[{key!r}]` has genes with a slash in their names ({slashed[:3]}), which become columns of "
+                "a file that zarr refuses. Before saving, rename them: "
+                f"`adata.obsm[{key!r}].columns = adata.obsm[{key!r}].columns.str.replace('/', '_')`."
             )
     write_record(table, step, key, record | {"slot": slot, "n_genes": len(genes)})
     return slot

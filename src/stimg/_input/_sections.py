@@ -31,6 +31,7 @@ OF_ORIGIN = frozenset(
 OF_OTHER = frozenset(
     "cluster type celltype class subclass annotation score n num count counts area size in is has mask".split()
 )
+KINDS = ("named", "along", "")
 OF_DEPTH = frozenset(["z", "bregma"])
 ENDING = re.compile(r"(?:ids?|names?|no|nr|nb|number|index|idx|s)?\d*$")
 
@@ -41,7 +42,7 @@ class Column:
 
     label: str  # where the user finds it
     codes: np.ndarray  # int64 (n_obs,)
-    named: bool  # its name, or its place in the table, says that it tells sections apart
+    kind: str  # "named" after sections (or by its place in the table), goes "along" with them, or neither ("")
     key: str = "library"  # its name as a column of `.obs`
     step: str = ""  # code that makes it a column of `.obs`, if it is none yet
 
@@ -70,8 +71,9 @@ def check_one_section(
     ...), the table's `region_key` or `.uns["spatial"]` says that it may tell sections apart, and if observations with
     different values lie among each other. Sections side by side, or FOVs in coordinates of the whole slide, do not.
     Nor is it an error if all observations keep apart, as those of one section do, so that the column only labels them.
-    If that cannot be told (points at random, or few), a column named after sections is one of sections; one with
-    another name is if its values follow each other in blocks of rows, as after a concatenation.
+    If that cannot be told (points at random, or few), a column named after sections is one of sections; one with such
+    another name is if its values follow each other in blocks of rows, as after a concatenation. A column with a name
+    that says nothing is one only if its values do so and the points leave no doubt.
 
     With a `library_key` that has several values, the same holds in each of its sections, for the first kind of names
     only. If it has one value, the user says that everything is one section.
@@ -83,9 +85,11 @@ def check_one_section(
             return
     columns = list(_columns(table, points, spatial_key))
     if library_key is None:
-        _check_images(table, columns)
+        _check_images(table, [column for column in columns if column.kind])
+    else:
+        columns = [column for column in columns if column.kind]
     apart, found, share = start, [], 0.0
-    for column in sorted(columns, key=lambda one: (not one.named, one.codes.max())):
+    for column in sorted(columns, key=lambda one: (KINDS.index(one.kind), one.codes.max())):
         result = overlap(points, column.codes, apart)
         if result is not None and _is_mistake(result, column, divided=library_key is not None):
             found.append(column)
@@ -114,12 +118,13 @@ def _names(table: AnnData) -> list[str]:
 
 
 def _is_mistake(found: Overlap, column: Column, *, divided: bool) -> bool:
-    if found.collide or found.one_section:
-        return found.collide
+    named = column.kind == "named"
+    if found.collide or found.one_section or not column.kind:
+        return found.several or (named and found.collide)
     blocks = not divided and np.count_nonzero(np.diff(column.codes)) < 2 * (column.codes.max() + 1)
-    if not column.named and not blocks:
+    if not named and not blocks:
         logger.info("%s labels observations that lie among each other, and is not taken for sections.", column.label)
-    return bool(column.named or blocks)
+    return bool(named or blocks)
 
 
 def _columns(table: AnnData, points: np.ndarray, spatial_key: str) -> Iterator[Column]:
@@ -130,22 +135,24 @@ def _columns(table: AnnData, points: np.ndarray, spatial_key: str) -> Iterator[C
         if kind and _words(name) & OF_DEPTH and pd.api.types.is_float_dtype(table.obs[name]):
             if levels := _levels(table.obs[name].to_numpy(dtype=np.float64, na_value=np.nan), points):
                 step = f"adata.obs['level'] = {levels.of(where)}" if len(levels.edges) else ""
-                yield Column(f"`{where}`", levels.codes, levels.far or kind == "named", "level" if step else name, step)
-        elif kind and (codes := _codes(table.obs[name])) is not None:
-            yield Column(f"`{where}`", codes, kind == "named", name)
+                kind = "named" if levels.far else kind
+                yield Column(f"`{where}`", levels.codes, kind, "level" if step else name, step)
+        elif (codes := _codes(table.obs[name])) is not None and (kind or _in_blocks(codes)):
+            yield Column(f"`{where}`", codes, kind, name)
     stored: Any = table.obsm.get(spatial_key)
     if stored is not None and getattr(stored, "ndim", 0) == 2 and stored.shape[1] == 3:
         third = np.asarray(stored)[:, 2]
         depth = third.astype(np.float64) if third.dtype.kind in "iuf" else np.zeros(len(third))
         where = f"adata.obsm[{spatial_key!r}][:, 2]"
         if levels := _levels(depth, points):
-            yield Column(f"`{where}`", levels.codes, levels.far, "z", f"adata.obs['z'] = {levels.of(where)}")
+            kind = "named" if levels.far else "along"
+            yield Column(f"`{where}`", levels.codes, kind, "z", f"adata.obs['z'] = {levels.of(where)}")
         elif np.ptp(depth) > 0:
             logger.info("The third coordinate, `%s`, varies by %.4g and is not used.", where, np.ptp(depth))
     if not table.obs_names.is_unique:
         codes = pd.Series(0, index=table.obs_names).groupby(level=0, sort=False).cumcount().to_numpy()
         step = "adata = anndata.concat(slides, label='section', keys=[...], index_unique='-')"
-        yield Column("The repetition of `adata.obs_names`", codes, False, "section", step)
+        yield Column("The repetition of `adata.obs_names`", codes, "along", "section", step)
 
 
 def _words(name: str) -> set[str]:
@@ -181,6 +188,11 @@ def _codes(column: pd.Series) -> np.ndarray | None:
     except (TypeError, ValueError):  # lists and the like, or numbers in another byte order
         codes = pd.factorize(column.astype(str))[0]
     return codes.astype(np.int64) if 0 < codes.max(initial=0) < len(codes) / FEWEST else None
+
+
+def _in_blocks(codes: np.ndarray) -> bool:
+    """Tell whether all observations with the same value follow each other, as after a concatenation."""
+    return bool(np.count_nonzero(np.diff(codes)) == codes.max())
 
 
 def _levels(depth: np.ndarray, points: np.ndarray) -> Levels | None:

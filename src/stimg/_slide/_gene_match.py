@@ -15,6 +15,8 @@ from stimg._input._records import said_genes
 from stimg._slide._genes import known_symbols, translated_rows, usual_case, vocabulary_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anndata import AnnData
 
 logger = logging.getLogger("stimg")
@@ -115,6 +117,29 @@ def gene_names(table: AnnData, gene_symbols: str | None) -> np.ndarray:
     return make_index_unique(pd.Index(np.where(unnamed, own, names))).to_numpy().astype(str)
 
 
+def columns_of(
+    table: AnnData, genes: Sequence[str], gene_symbols: str | None = None, *, also: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the columns of genes, int64 (n,), by their names in `.var_names`, else by those of `gene_names` or `also`.
+
+    Those that the table lacks have -1. Two names of one gene are a `ValueError`. `also` are names of every column, str
+    (n_vars,), such as those that a model has for it, empty for none.
+    """
+    check_var_unique(table)
+    wanted = pd.Index(genes)
+    columns = table.var_names.get_indexer(wanted)
+    if (columns < 0).any():
+        columns = np.where(columns < 0, pd.Index(gene_names(table, gene_symbols)).get_indexer(wanted), columns)
+    if also is not None and (columns < 0).any():
+        column_of = {name: column for column, name in enumerate(also.tolist()) if name}
+        columns = np.where(columns < 0, [column_of.get(str(gene), -1) for gene in genes], columns)
+    there = pd.DataFrame({"column": columns, "name": list(map(str, genes))})[columns >= 0].drop_duplicates()
+    if (twice := there["column"].duplicated(keep=False)).any():
+        msg = f"Expected one name of each gene in `genes`, found {there['name'][twice].tolist()[:5]} for the same."
+        raise ValueError(msg)
+    return columns
+
+
 @dataclass(frozen=True)
 class _Found:
     """The rows of the names of one source in a vocabulary."""
@@ -142,7 +167,7 @@ def _best_match(table: AnnData, genes: np.ndarray, gene_symbols: str | None) -> 
     if told:
         return _rows_by(told, _column(table, told), genes)
     own = _rows_by("", table.var_names.to_numpy().astype(str), genes)
-    columns = [str(name) for name in table.var.columns if _is_text(table.var[name])]
+    columns = [name for name, column in _columns(table).items() if _is_text(column)]
     others = [_rows_by(name, _column(table, name), genes) for name in columns]
     best = max(others, key=lambda found: found.score, default=own)
     return best if best.score > CLEARLY * own.score else own
@@ -182,8 +207,13 @@ def _is_text(column: pd.Series) -> bool:
     return (values.dtype == object or pd.api.types.is_string_dtype(values)) and column.nunique() > len(column) / 4
 
 
+def _columns(table: AnnData) -> dict[str, pd.Series]:
+    """Return the columns of `.var` by their names as text (files without a header give numbers)."""
+    return {str(name): table.var.iloc[:, i] for i, name in reversed(list(enumerate(table.var.columns)))}
+
+
 def _column(table: AnnData, name: str) -> np.ndarray:
     """Return a column of `.var` as text, str (n_vars,), empty where it is missing."""
     check_gene_symbols(table, name)
-    column = table.var[name]
+    column = _columns(table)[name]
     return np.where(column.isna(), "", column.astype(str)).astype(str)

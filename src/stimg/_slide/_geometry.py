@@ -7,6 +7,7 @@ import numpy as np
 ROW_HEIGHT = np.sqrt(0.75)  # of a hexagonal lattice, in units of the pitch
 DENSITY_NEIGHBOURS = 8
 MOST_SAMPLED = 50_000
+EVEN = 1.1
 
 
 def site_positions(sites: np.ndarray, kind: str, parity: int = 0) -> np.ndarray:
@@ -55,15 +56,29 @@ def default_pitch(coordinates: np.ndarray) -> float:
     """Return the pitch that gives about one observation per site: one over the root of the median local density.
 
     The density at an observation is that in the circle to its eighth neighbour, so that holes in the tissue do not
-    count. The pitch is 0 if more than half of the observations coincide.
+    count. If all are equally far from their nearest (in a row, or few spots of an array), the pitch is not larger than
+    that. It is 0 if more than half of the observations coincide.
     """
     count = min(DENSITY_NEIGHBOURS, len(coordinates) - 1)
     if count < 1:
         return 1.0
     from scipy.spatial import cKDTree
 
-    distances = cKDTree(coordinates).query(_sample(coordinates), k=[count + 1])[0][:, 0]
-    return float(np.median(distances) * np.sqrt(np.pi / count))
+    nearest, last = cKDTree(coordinates).query(_sample(coordinates), k=[2, count + 1])[0].T
+    pitch = float(np.median(last) * np.sqrt(np.pi / count))
+    return min(pitch, float(np.median(nearest))) if _are_even(nearest) else pitch
+
+
+def evenly_spaced(coordinates: np.ndarray) -> bool:
+    """Tell whether observations are all about equally far from their nearest, as those on an array."""
+    from scipy.spatial import cKDTree
+
+    return len(coordinates) > 1 and _are_even(cKDTree(coordinates).query(_sample(coordinates), k=2)[0][:, 1])
+
+
+def _are_even(distances: np.ndarray) -> bool:
+    low, high = np.quantile(distances, [0.1, 0.9])
+    return bool(0 < high < EVEN * low)
 
 
 def _sample(coordinates: np.ndarray) -> np.ndarray:

@@ -104,7 +104,7 @@ def _sections(table: AnnData, library_key: str, libraries: list[str]) -> np.ndar
     section = pd.Index(libraries).get_indexer(pd.Index(column.astype(str)))
     section[column.isna().to_numpy()] = -1
     if (section < 0).any():
-        unknown = list(dict.fromkeys(column[section < 0].astype(str)))
+        unknown = list(dict.fromkeys(column[section < 0].astype(str).tolist()))
         msg = (
             f"The lattice was made for the sections {libraries[:5]} of `adata.obs[{library_key!r}]`, which now has "
             f"{unknown[:5]} as well: sections were renamed or slides joined. {AGAIN}"

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from matplotlib.collections import EllipseCollection
 
 from stimg import _keys
-from stimg._input._checks import check_gene_list, check_library_key, check_var_unique
+from stimg._input._checks import check_gene_list, check_library_key
 from stimg._input._coordinates import check_coordinates
 from stimg._input._records import read_record, said
 from stimg._input._sections import check_one_section
 from stimg._input._tables import libraries_of
+from stimg._slide._gene_match import columns_of
 from stimg._slide._geometry import spacing
 from stimg._slide._lattice import read_lattice
 
@@ -112,11 +112,11 @@ def check_drawn_genes(genes: str | Sequence[str]) -> list[str]:
 
 def measured_columns(table: AnnData, genes: list[str]) -> np.ndarray:
     """Return the columns of genes in the table, int64 (n_genes,); a `KeyError` names those that are not there."""
-    check_var_unique(table)
-    if unknown := [gene for gene in genes if gene not in table.var_names]:
+    columns = columns_of(table, genes)
+    if unknown := [str(gene) for gene, column in zip(genes, columns, strict=True) if column < 0]:
         msg = f"`genes` not in `adata.var_names`: {unknown[:5]}. Choose from {list(table.var_names[:5])}, ..."
         raise KeyError(msg)
-    return table.var_names.get_indexer(pd.Index(genes))
+    return columns
 
 
 def predicted_values(found: Prediction, genes: list[str], rows: np.ndarray) -> np.ndarray:

@@ -109,7 +109,7 @@ def expression_map(
     rows, coordinates = section.rows, section.coordinates
     genes = check_drawn_genes(genes)
     columns = measured_columns(table, genes)
-    predicted = predicted_values(found, genes, rows)
+    predicted = predicted_values(found, list(table.var_names[columns]), rows)
     dense = read_record(table, _keys.map_key(key))
     measured = _measured(table, measured_layer, columns, float(record["target_sum"]))
     shown = {"measured": measured[rows]} if measured is not None else {}

@@ -91,10 +91,11 @@ def reconstruction(
     check_positive_int("n_genes", n_genes)
     if genes is None:
         seen = np.linspace(0, table.n_obs - 1, min(table.n_obs, MOST_JUDGED)).astype(int)
-        genes = _default_genes(found.read(found.genes, seen), found.genes, n_genes)
+        there = found.genes[found.genes.isin(table.var_names)]
+        genes = _default_genes(found.read(there, seen), there, n_genes)
     genes = check_drawn_genes(genes)
-    predicted = predicted_values(found, genes, section.rows)
     columns = measured_columns(table, genes)
+    predicted = predicted_values(found, list(table.var_names[columns]), section.rows)
     measured = []
     for block in expression_blocks(table, record["layer"] or None, record["scale"]):
         counts = record["scale"] == "counts"

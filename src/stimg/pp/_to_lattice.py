@@ -16,7 +16,8 @@ from stimg._input._sections import check_one_section, section_columns
 from stimg._input._tables import prepare, resolve_table
 from stimg._platforms import PLATFORMS
 from stimg._slide._detect import name_platform, plan_sections
-from stimg._slide._geometry import n_distinct
+from stimg._slide._geometry import evenly_spaced, n_distinct
+from stimg._slide._grid import FEWEST_TO_FIND
 from stimg._slide._lattice import SINGLE, axis_lengths
 from stimg._slide._layout import Layout, fit_affine, lay
 
@@ -110,8 +111,9 @@ def to_lattice(
     -----
     UserWarning
         Up to 5 % of the spots share a site with another, or lie off the grid of the others; only some sections lie on a
-        grid; sections have coordinates in different units; `adata` has array positions, but `platform` names one
-        without an array; `.obs["in_tissue"]` says that some observations lie beside the tissue.
+        grid, or spots lie evenly but on no single grid; sections have coordinates in different units; `adata` has array
+        positions, but `platform` names one without an array; `.obs["in_tissue"]` says that some observations lie beside
+        the tissue.
 
     Examples
     --------
@@ -151,6 +153,8 @@ def to_lattice(
         here = None if coordinates is None else coordinates[rows]
         layout = lay(kind, plan.arrays[number], here, plan.pitches[number], _advice(tell_apart))
         _check_sharing(layout, name, table.obs[tell_apart].iloc[rows], exact=array is not None, split=bool(library_key))
+        if platform == "auto" and pitch is None and here is not None:
+            _warn_of_array(layout, name, here)
         if off := plan.n_off[number]:
             warn(f"{off} of {len(rows)} observations of library {name!r} lie off the grid of the others, at its edges.")
         lattice[rows] = layout.lattice
@@ -233,9 +237,22 @@ def _check_sharing(layout: Layout, name: str, columns: pd.DataFrame, *, exact: b
             advice = "Remove the duplicates"
         elif key is not None:
             advice = f"Pass `library_key={key!r}`, by which they are of different sections"
+        elif shared <= MOST_SHARED * len(layout.lattice):
+            advice = "Remove the duplicates, or pass the column that tells sections apart as `library_key`"
         msg = f"{what} {advice}, or pass `platform='free'`."
         raise ValueError(msg)
     warn(f"{what} Their counts are summed for the model.")
+
+
+def _warn_of_array(layout: Layout, name: str, coordinates: np.ndarray) -> None:
+    """Warn if spots of an array were binned, and some share a bin, since no single grid fits them all."""
+    shared = len(layout.lattice) - n_distinct(layout.lattice)
+    if layout.kind == "free" and shared and len(coordinates) >= FEWEST_TO_FIND and evenly_spaced(coordinates):
+        warn(
+            f"Library {name!r}: neighbours are all about as far apart, as on an array, but no single grid fits them. "
+            f"They are binned, and {shared} of {len(coordinates)} share a bin with another. If these are pieces that "
+            "were turned or moved, pass the column that tells them apart as `library_key`; or add array positions."
+        )
 
 
 def _are_apart(lattice: np.ndarray, column: pd.Series) -> bool:

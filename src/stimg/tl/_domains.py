@@ -107,8 +107,9 @@ def domains(
         The embedding, the coordinates or the column `library_key` is missing.
     ValueError
         `n_domains` is above the number of observations, the embedding is not finite, embeddings of several slides have
-        different widths, a slide is given twice, sections without a `library_key` lie over one another where
-        coordinates are used, or a bad argument.
+        different widths, `"X_stimg_slide"` is that of slides which were joined after they were embedded, a slide is
+        given twice, sections without a `library_key` lie over one another where coordinates are used, or a bad
+        argument.
     RuntimeError
         `n_domains` domains could not be reached.
 

@@ -60,7 +60,8 @@ def reconstruct(
     layer, scale, gene_symbols, stride, device, lattice_key, table_key, copy
         As in :func:`stimg.tl.embed`.
     genes
-        Genes to predict, of those that the slide and the model share; by default the 2,000 of them whose expression
+        Genes to predict, of those that the slide and the model share, by their names in `.var_names`, their symbols
+        (as found by `gene_symbols`) or those of the model; by default the 2,000 of them whose expression
         varies most over the slide.
     key_added
         Key of the result.

@@ -11,10 +11,11 @@ from scipy import sparse
 from stimg import _keys
 from stimg._apply._nearest import nearest, pair_embeddings
 from stimg._data._targets import TARGET_SUM, expression_of
-from stimg._input._checks import check_positive, check_positive_int, check_var_unique, checked
+from stimg._input._checks import check_positive, check_positive_int, checked
 from stimg._input._predictions import distinct_genes, write_prediction
 from stimg._input._rows import read_expression
 from stimg._input._tables import prepare, resolve_table
+from stimg._slide._gene_match import columns_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +50,8 @@ def retrieve_expression(
     reference
         Slides with raw counts after :func:`stimg.tl.embed_pairs` with the same model.
     genes
-        Genes to predict; they must be in `adata` and in every reference.
+        Genes to predict; they must be in `adata` and in every reference, by their names in `.var_names` or
+        their symbols.
     n_neighbors
         Number of reference spots to average.
     temperature
@@ -100,17 +102,13 @@ def retrieve_expression(
         raise ValueError(msg)
     tables = [resolve_table(slide, table_key) for slide in given]
     wanted = distinct_genes(genes)
-    for one in (table, *tables):
-        check_var_unique(one)
-        if absent := [gene for gene in wanted if gene not in one.var_names]:
-            msg = (
-                f"{len(absent)} of `genes` are not in every slide ({absent[:3]}, ...). Pass genes that all slides have."
-            )
-            raise KeyError(msg)
+    columns = [columns_of(one, wanted) for one in (table, *tables)]
+    if absent := [str(gene) for gene, *found in zip(wanted, *columns, strict=True) if min(found) < 0]:
+        msg = f"{len(absent)} of `genes` are not in every slide ({absent[:3]}, ...). Pass genes that all slides have."
+        raise KeyError(msg)
     searched = pair_embeddings(tables, use_rep)
     counts = [read_expression(one, layer, "counts") for one in tables]
-    columns = [one.var_names.get_indexer(wanted) for one in tables]
-    values = [expression_of(*pair, TARGET_SUM) for pair in zip(counts, columns, strict=True)]
+    values = [expression_of(*pair, TARGET_SUM) for pair in zip(counts, columns[1:], strict=True)]
     best, similarity = nearest(queries, searched, n_neighbors)
     weight = np.exp((similarity - similarity.max(1, keepdims=True)) / temperature)
     weight /= weight.sum(1, keepdims=True)
@@ -119,6 +117,6 @@ def retrieve_expression(
     predicted = averaging @ np.concatenate(values)
     table, result = prepare(adata, table_key, copy)
     record = {"n_neighbors": n_neighbors, "temperature": temperature, "n_slides": len(tables)}
-    write_prediction(table, _keys.STEP_RETRIEVE, key_added, predicted, wanted, record)
+    write_prediction(table, _keys.STEP_RETRIEVE, key_added, predicted, table.var_names[columns[0]], record)
     logger.info("Added .obsm[%r]: %d genes of %d spots.", key_added, len(wanted), table.n_obs)
     return result
