@@ -40,7 +40,7 @@ def test_the_true_number_of_separate_domains_is_found(method, true):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_of_nested_numbers_the_smallest_is_taken(seed):
+def test_of_nested_numbers_the_smallest_is_taken(seed, caplog):
     """3, 5 and 8 are all true: two of three regions have two layers, three of the five layers have two kinds."""
     rng = np.random.default_rng(seed)
     regions = sites(3, rng, spread=30)
@@ -50,6 +50,8 @@ def test_of_nested_numbers_the_smallest_is_taken(seed):
     number, found = chosen(embedding(kinds, rng, noise=0.2), candidates=[3, 5, 8])
     assert number == 3
     assert (found["mean"] > 0.9).all()
+    assert found["equal"][0]
+    assert f"equally well: 3 ({found['mean'][0]:.2f})" in caplog.text
 
 
 def test_leiden_finds_the_number_within_sections():

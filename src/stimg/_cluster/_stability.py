@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from stimg._input._checks import warn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+logger = logging.getLogger("stimg")
 
 RUNS = {"mixture": 25, "kmeans": 25, "leiden": 10}  # a run of Leiden searches for a resolution
 SHARE = 0.8
@@ -80,8 +83,11 @@ def choose_number(
             f"No number of domains stands out: labels of two parts of the data agree at most by {mean.max():.2f} "
             f"(adjusted Rand index; 1 is perfect), and {chosen} was chosen. Take it with caution, or set `n_domains`."
         )
+    equals = [f"{number} ({score:.2f})" for number, score in zip(numbers[equal], mean[equal], strict=True)]
+    logger.info("Numbers of domains that are found again equally well: %s. The smallest is taken.", ", ".join(equals))
     return chosen, {
         "candidates": numbers,
+        "equal": equal,
         "mean": mean,
         "error": 2 * runs.std(1, ddof=1) / np.sqrt(n_runs),
         "runs": runs,

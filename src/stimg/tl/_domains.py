@@ -99,7 +99,7 @@ def domains(
     `.uns[key_added + "_colors"]` : one colour per domain.
     `.uns["stimg"]["domains"]` : parameters; with `n_domains="auto"` also `stability`: `candidates` int64 (n,), those
     that could be reached; `runs` float64 (n, n_runs), the mean agreement of each run with the others; `mean` and its
-    standard `error`, float64 (n,).
+    standard `error`, float64 (n,); `equal` bool (n,), those of which the smallest was taken.
 
     Raises
     ------
