@@ -20,8 +20,8 @@ from stimg._train._checkpoint import ENTRY, MARK, read_checkpoint
 from stimg._train._fingerprint import differences, digest
 
 SMALL = stimg.nn.Config(dim=16, encoder_layers=1, heads=2, n_programs=4)
-LOOKS = stimg.nn.AlignConfig(dim=8, hidden=16, dropout=0.0, batch_size=16)
-DENSE = stimg.nn.DenseConfig(dim=8, n_programs=4, batch_size=2)
+LOOKS = stimg.nn.AlignConfig(dim=8, hidden=16, dropout=0.3, batch_size=16)
+DENSE = stimg.nn.DenseConfig(dim=8, n_programs=4, batch_size=2, dropout=0.2)
 
 
 def spots(seed=0):
