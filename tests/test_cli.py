@@ -305,3 +305,29 @@ def test_a_broken_pipe_is_silent(tmp_path, slide_file, arguments, code):
     found = stimg_in_a_process("-c", PIPE, *arguments)
     assert found.stdout.strip() == f"{code} ''", found.stderr
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("labels", [np.nan, range(400)], ids=["none", "one of its own for each"])
+def test_a_column_that_does_not_hold_domains_does_not_say_how_many(tmp_path, slide_file, capsys, monkeypatch, labels):
+    slide = ad.read_h5ad(slide_file)
+    slide.obs["domain"] = labels
+    slide.write_h5ad(slide_file)
+    asked = []
+    monkeypatch.setattr(stimg.tl, "domains", lambda _, n_domains, **__: asked.append(n_domains) or 1 / 0)
+    assert main(["demo", "--out", str(tmp_path / "out"), "--slide", str(slide_file), *FAST]) == 1
+    assert asked == ["auto"]
+
+
+def test_arguments_that_cannot_be_meant(tmp_path, capsys):
+    for arguments, expected in (
+        (["--out", ""], "empty text"),
+        (["--slide", ""], "empty text"),
+        (["--n-domains", "101"], "at most 100"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["demo", *arguments])
+        assert expected in capsys.readouterr().err
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.h5ad")
+        assert main(["demo", "--out", str(tmp_path / "out"), "--slide", str(tmp_path / "pipe.h5ad")]) == 2
+        assert "no slide at" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -315,6 +316,25 @@ def test_names_of_urls():
     )
     assert short_name("short.csv") == "short.csv"
     assert short_name("ä" * 200 + ".csv") != short_name("ä" * 201 + ".csv")
+
+
+def redirect(request):
+    request.send_response(302)
+    request.send_header("Location", "http://[::1")
+    request.end_headers()
+
+
+def test_addresses_that_are_none(server, tmp_path):
+    server.bodies["a.csv"] = redirect
+    for url in (f"{server.url}/a.csv", "http://[::1", f"http://{'a' * 70}.org/a.csv"):
+        with pytest.raises(ConnectionError, match=re.escape(f"Could not download {url}")):
+            download(url, tmp_path / name_of(url))
+
+
+def test_a_cache_that_cannot_be_written_to_is_named(server, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="Cannot write into .*Set `stimg.settings.cachedir`"):
+        download(f"{server.url}/table.csv", tmp_path / "file" / "cache" / "table.csv")
 
 
 def test_long_urls_and_equal_names(server):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stimg import __version__, _keys
+from stimg._cluster._colours import MOST_DOMAINS
 from stimg._files import written_whole
 
 if TYPE_CHECKING:
@@ -130,10 +131,16 @@ def _seed(text: str) -> int:
 
 
 def _number_or_auto(text: str) -> int | str:
+    if text != AUTO and _number(text) > MOST_DOMAINS:
+        msg = f"expected at most {MOST_DOMAINS}, which is as many as can be drawn, got {text}"
+        raise argparse.ArgumentTypeError(msg)
     return text if text == AUTO else _number(text)
 
 
 def _path(text: str) -> Path:
+    if not text.strip():
+        msg = "expected a path, got an empty text"
+        raise argparse.ArgumentTypeError(msg)
     return Path(os.path.expanduser(text))  # `--out=~/folder` reaches us as it is
 
 
@@ -177,7 +184,7 @@ def _check_slide(path: Path | None) -> None:
     if path is not None and path.suffix not in (".h5ad", ".zarr"):
         msg = f"expected a slide that ends in .h5ad or .zarr, got {str(path)!r}. Write it with `adata.write_h5ad`."
         raise UserError(msg)
-    if path is not None and not path.exists():
+    if path is not None and not (path.is_file() or path.is_dir()):
         msg = f"no slide at {str(path)!r}. Check the path given with --slide."
         raise UserError(msg)
 
@@ -275,16 +282,16 @@ def _train(slide: AnnData, args: argparse.Namespace) -> Model:
 def _analyse(slide: AnnData, model: Model, args: argparse.Namespace) -> None:
     from stimg import metrics, tl
 
-    labels = slide.obs[LABELS] if LABELS in slide.obs else None
+    labels = slide.obs[LABELS] if LABELS in slide.obs and 0 < slide.obs[LABELS].nunique() <= MOST_DOMAINS else None
     n_domains = args.n_domains
     if n_domains is None:
-        n_domains = AUTO if labels is None else max(1, labels.nunique())
+        n_domains = AUTO if labels is None else labels.nunique()
     tl.embed(slide, model, layer=args.layer, scale=args.scale)
     _say("embedding", f"{slide.obsm[_keys.EMBEDDING].shape[1]} numbers per observation, in .obsm[{_keys.EMBEDDING!r}]")
     tl.domains(slide, n_domains, rng=args.seed)
     found = slide.obs[_keys.DOMAIN]
     _say("domains", f"{found.nunique()}, in .obs[{_keys.DOMAIN!r}]")
-    if labels is not None and labels.notna().any():
+    if labels is not None:
         scores = metrics.domain_scores(labels, found)
         _say("agreement", f"ARI {scores['ari']:.2f} with .obs[{LABELS!r}] (1 is perfect, 0 is chance)")
     tl.reconstruct(slide, model, layer=args.layer, scale=args.scale)

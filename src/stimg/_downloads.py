@@ -11,7 +11,7 @@ import shutil
 from http import HTTPStatus
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from filelock import FileLock
 
@@ -69,7 +69,8 @@ def short_name(name: str) -> str:
 
 def name_of(url: str) -> str:
     """Return the name of the cached copy of a url: a hash of all of it, then its last part without odd characters."""
-    last = re.sub(r"[^\w.+-]", "_", unquote(urlsplit(url).path).rsplit("/", 1)[-1])
+    path = re.split("[?#]", url.partition("://")[2] or url)[0].partition("/")[2]
+    last = re.sub(r"[^\w.+-]", "_", unquote(path).rsplit("/", 1)[-1])
     return short_name(f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{last}")
 
 
@@ -84,12 +85,18 @@ def download(
     continues where it stopped.
 
     It is a `ConnectionError` if the download fails, whose message ends with `advice` on what else would help, a
-    `ValueError` if the file has another hash, and an `OSError` if the records of hashes are damaged.
+    `ValueError` if the file has another hash, and an `OSError` if the records of hashes are damaged or nothing can be
+    written into the folder.
     """
     if _is_unchanged(path, sha256):
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(f".{path.name}.lock")).acquire()
+    except OSError as e:
+        msg = f"Cannot write into {str(path.parent)!r} ({e}). Set `stimg.settings.cachedir` to another folder."
+        raise OSError(msg) from e
+    with lock:
         if _is_unchanged(path, sha256):  # another process has fetched it meanwhile
             return
         known = sha256 or _hashes(path).get(path.name)
@@ -108,7 +115,12 @@ def _retrieve(url: str, path: Path, known: str | None, check: Callable[[Path], o
 
     def get(url: str, output_file: str, _: Any) -> None:
         partial = path.with_name(f".{hashlib.sha256(url.encode()).hexdigest()[:16]}.part")
-        _get(url, partial)
+        try:
+            _get(url, partial)
+        except OSError:
+            raise
+        except ValueError as e:  # of an address, this one or one that it redirects to; not of a hash
+            raise OSError(str(e)) from e
         try:
             _check(partial, path, check)
         except OSError:

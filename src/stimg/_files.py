@@ -25,7 +25,15 @@ def check_new_path(path: Path, *, overwrite: bool = False, advice: str = "") -> 
 
     With `overwrite`, only a folder is refused. For a symbolic link, this is about the place to which it points.
     """
-    target = Path(os.path.realpath(path))
+    try:
+        target = Path(os.path.realpath(path))
+        target.exists()
+    except (OSError, ValueError) as e:  # too long, a null character
+        msg = f"Expected `path` to be the name of a file, found {str(path)!r} ({e}). Choose another `path`."
+        raise ValueError(msg) from e
+    if target.is_symlink():
+        msg = f"{str(path)!r} is a symbolic link that leads back to itself. Remove it, or choose another `path`."
+        raise FileExistsError(msg)
     if not target.parent.is_dir():
         msg = f"Expected `path` in an existing folder, found {str(path)!r}. Create {str(target.parent)!r} first."
         raise NotADirectoryError(msg)

@@ -186,3 +186,49 @@ def test_crops_are_mirrored_at_the_edge_of_the_image():
         assert (crop == 90).all()
     far = read_crop(image, (-60, 0), 25, 1.0, **options).permute(1, 2, 0).numpy()
     assert np.array_equal(far, PIXELS[35:60, :25][::-1])
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [
+        [],
+        [PIXELS[::2, ::2], PIXELS],
+        [PIXELS, PIXELS[::2, ::4]],
+        [PIXELS, PIXELS[::2, ::2].transpose(1, 0, 2)],
+    ],
+    ids=["none", "coarse first", "stretched", "turned"],
+)
+def test_levels_that_are_not_one_picture_are_refused(levels):
+    with pytest.raises(ValueError, match="levels of image 'x' to be one picture, finest first"):
+        open_image(levels, 1.0, "x")
+
+
+def test_levels_whose_sizes_are_rounded_are_one_picture():
+    assert len(open_image([PIXELS, PIXELS[:15, :20], PIXELS[:8, :10], PIXELS[:4, :5]], 1.0, "x").levels) == 4
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floats_that_resampling_left_a_little_beyond_0_and_1(dtype):
+    found = open_image((PIXELS / 255 * 1.001 - 0.0005).astype(dtype), 1.0, "x").read(0, 0, (60, 80), 1.0)
+    assert np.abs(found.astype(int) - PIXELS).max() <= 1
+
+
+def test_pixels_without_a_value_are_white():
+    part = np.where(np.arange(80)[:, None] < 40, np.nan, PIXELS / 255)
+    image = open_image(part, 1.0, "x")
+    assert (image.read(0, 0, (60, 40), 1.0) == 255).all()
+    assert np.array_equal(image.read(0, 40, (60, 40), 1.0), PIXELS[:, 40:])
+
+
+@pytest.mark.parametrize(
+    ("pixels", "cure"),
+    [
+        (PIXELS.astype(float), "Divide the image by 255"),
+        (PIXELS / 127.5 - 1, "Rescale"),
+        (PIXELS.astype(np.int64), r"`image.astype\('uint8'\)`"),
+        (PIXELS > 9, "found bool"),
+    ],
+)
+def test_other_values_are_refused_with_the_cure(pixels, cure):
+    with pytest.raises(ValueError, match=cure):
+        open_image(pixels, 1.0, "x").read(0, 0, (60, 80), 1.0)

@@ -115,3 +115,33 @@ def test_views_become_objects():
     assert target is view
     assert not view.is_view
     assert "new" not in slide.obs
+
+
+def test_libraries_have_all_parts():
+    slide = table()
+    slide.uns["spatial"] = {
+        "a": {"images": [1], "scalefactors": None},
+        "is_single": True,
+        "b": {"images": {"hires": 1}},
+    }
+    found = _tables.libraries_of(slide)
+    empty = {"images": {}, "scalefactors": {}, "metadata": {}}
+    assert found == {"a": empty, "b": empty | {"images": {"hires": 1}}}
+    assert slide.uns["spatial"]["a"]["scalefactors"] is None
+
+
+@pytest.mark.parametrize("value", [0, -1.0, np.inf, "one", "0.5 um", [1, 2], {}, b"x"])
+def test_scale_factors_that_are_not_positive_numbers_are_named(value):
+    with pytest.raises(ValueError, match=r"`microns_per_pixel` in .*positive number, found"):
+        _tables.scale_factor({"scalefactors": {"microns_per_pixel": value}}, "microns_per_pixel")
+
+
+@pytest.mark.parametrize("value", [0.5, np.float32(0.5), "0.5", np.array(0.5), np.array([0.5])])
+def test_scale_factors_as_files_hold_them(value):
+    assert _tables.scale_factor({"scalefactors": {"x": value}}, "x") == 0.5
+
+
+def test_missing_scale_factors():
+    for factors in ({}, {"x": None}, {"x": np.nan}):
+        assert _tables.scale_factor({"scalefactors": factors}, "x") is None
+    assert _tables.scale_factor({}, "x") is None

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import stimg
 from stimg.models import Model
 
 
@@ -110,3 +111,20 @@ def test_newer_formats_and_wrong_tensors_are_refused(trained, path, tmp_path):
     save_file(tensors, other, metadata={"stimg": json.dumps(content)})
     with pytest.raises(ValueError, match="metadata lack"):
         Model.load(other)
+
+
+@pytest.mark.parametrize("name", ["m" * 300, "a\0b"], ids=["too long", "null character"])
+def test_names_that_no_file_can_have(trained, tmp_path, name):
+    with pytest.raises(ValueError, match="Expected `path` to be the name of a file"):
+        trained.save(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="No weights file at"):
+        stimg.models.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_link_to_itself_is_named(trained, tmp_path, overwrite):
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    with pytest.raises(FileExistsError, match="leads back to itself"):
+        trained.save(tmp_path / "a", overwrite=overwrite)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["a", "b"]

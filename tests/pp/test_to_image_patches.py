@@ -258,7 +258,9 @@ def test_a_resolution_other_than_the_files_is_a_warning(slide, tmp_path):
 
     path = tmp_path / "x.tif"
     tifffile.imwrite(path, pixels(slide), resolution=(20000, 20000), resolutionunit="CENTIMETER", photometric="rgb")
-    with pytest.warns(UserWarning, match=r"`image_mpp`=2 is used, but 'x.tif' states 0.5"):
+    with pytest.warns(
+        UserWarning, match=r"2 micrometres per pixel, from `image_mpp`, are used, but 'x.tif' states 0.5"
+    ):
         stimg.pp.to_image_patches(slide, path, image_mpp=2.0)
 
 

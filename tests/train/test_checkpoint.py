@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import shutil
+import warnings
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -19,8 +20,8 @@ from stimg._train._checkpoint import ENTRY, MARK, read_checkpoint
 from stimg._train._fingerprint import differences, digest
 
 SMALL = stimg.nn.Config(dim=16, encoder_layers=1, heads=2, n_programs=4)
-LOOKS = stimg.nn.AlignConfig(dim=8, hidden=16, dropout=0.0, batch_size=16)
-DENSE = stimg.nn.DenseConfig(dim=8, n_programs=4, batch_size=2)
+LOOKS = stimg.nn.AlignConfig(dim=8, hidden=16, dropout=0.3, batch_size=16)
+DENSE = stimg.nn.DenseConfig(dim=8, n_programs=4, batch_size=2, dropout=0.2)
 
 
 def spots(seed=0):
@@ -289,3 +290,12 @@ def test_differences_are_of_both_sides():
     assert differences(one, {"a": 1, "b": torch.zeros(2) + 1e-9}) == []
     assert differences(one, {"a": 2}) == ["a (1 in the checkpoint, 2 now)", "b"]
     assert differences({}, {"a": 2}) == ["a ('none' in the checkpoint, 2 now)"]
+
+
+def test_a_folder_may_be_moved_before_a_run_goes_on(tmp_path):
+    pretrain(checkpoint_dir=tmp_path / "here", callbacks=[Interrupt(1)])
+    (tmp_path / "here").rename(tmp_path / "there")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pretrain(resume=tmp_path / "there" / "last.ckpt", checkpoint_dir=tmp_path / "there")
+    assert [one.name for one in (tmp_path / "there").iterdir()] == ["last.ckpt"]

@@ -119,3 +119,17 @@ def test_early_stopping_needs_held_out_data():
     run.check_held_out(True)
     with pytest.raises(ValueError, match="`early_stopping`"):
         run.check_held_out(False)
+
+
+@pytest.mark.parametrize("wrong", ["early", None, 3])
+def test_callbacks_that_are_none_are_named(wrong):
+    with pytest.raises(TypeError, match=f"`callbacks` to hold `lightning.Callback` objects, found {wrong!r}"):
+        Run(max_epochs=1, callbacks=[wrong])
+
+
+def test_folders_that_cannot_be_made_are_named(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for folder in (tmp_path / "file", tmp_path / "file" / "new", tmp_path / "loop", tmp_path / ("f" * 300)):
+        with pytest.raises(NotADirectoryError, match="`checkpoint_dir` to be a folder"):
+            Run(max_epochs=1, checkpoint_dir=folder)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 WHITE = 255
+OVERSHOOT = 0.002  # half a step of 8 bits: what resampling leaves beyond 0 and 1
 
 
 def is_uint16(dtype: Any) -> bool:
@@ -20,13 +21,13 @@ def as_bytes(part: np.ndarray) -> np.ndarray:
     if is_uint16(part.dtype):
         return (part // 257).astype(np.uint8)
     if part.dtype.kind == "f":
-        if part.size and (np.nanmin(part) < 0 or np.nanmax(part) > 1):
-            msg = (
-                f"Expected floating-point pixels in [0, 1], found {np.nanmin(part):g} to {np.nanmax(part):g}. "
-                "Rescale the image."
-            )
+        part = np.where(np.isnan(part), 1, part)
+        low, high = (part.min(), part.max()) if part.size else (0, 1)
+        if low < -OVERSHOOT or high > 1 + OVERSHOOT:
+            cure = "Divide the image by 255." if low >= 0 and 2 < high <= WHITE else "Rescale the image."
+            msg = f"Expected floating-point pixels in [0, 1], found {low:g} to {high:g}. {cure}"
             raise ValueError(msg)
-        return np.rint(np.nan_to_num(part, nan=1.0) * 255).astype(np.uint8)
+        return np.rint(np.clip(part, 0, 1) * 255).astype(np.uint8)
     return part
 
 

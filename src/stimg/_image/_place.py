@@ -16,7 +16,7 @@ from stimg._image._slide_image import SlideImage, open_image
 from stimg._input._checks import warn
 from stimg._input._coordinates import centroids, check_coordinates
 from stimg._input._records import read_record, said
-from stimg._input._tables import libraries_of, resolve_table
+from stimg._input._tables import libraries_of, resolve_table, scale_factor
 from stimg._platforms import spot_um
 from stimg._slide._geometry import spacing
 from stimg._slide._grid import find_grid
@@ -68,7 +68,8 @@ def place_on_image(adata: AnnData | SpatialData, source: ImageSource, *, mpp: fl
     table, name = resolve_table(adata, source.table_key), source.name
     library = get_library(table, source.library_id)
     _check_one_section(table, source)
-    diameter, pixels_per_unit, image = library.get("scalefactors", {}).get("spot_diameter_fullres"), 1.0, source.image
+    diameter = scale_factor(library, "spot_diameter_fullres") if source.diameter_um is None else None
+    pixels_per_unit, image = 1.0, source.image
     if isinstance(adata, AnnData) or image is not None:
         coordinates = check_coordinates(table, str(said(table, "spatial_key", source.spatial_key, _keys.SPATIAL)))
         if image is None:
@@ -97,12 +98,16 @@ def rows_on_image(image: SlideImage, centres: np.ndarray) -> np.ndarray:
     return inside
 
 
-def warn_of_file(image: Any, image_mpp: float) -> None:
-    """Warn if the file of the image states micrometres per pixel that differ from those given."""
+def warn_of_file(image: Any, mpp: float, words: str = "`image_mpp`") -> None:
+    """Warn if the file of the image states micrometres per pixel that differ from those used, which come from `words`.
+
+    Then the coordinates may be in pixels of another copy of the image.
+    """
     stated = file_mpp(image)
-    if stated is not None and abs(image_mpp / stated - 1) > MOST_OFF:
+    if stated is not None and abs(mpp / stated - 1) > MOST_OFF:
         warn(
-            f"`image_mpp`={image_mpp:.4g} is used, but {Path(image).name!r} states {stated:.4g}. Check which is right."
+            f"{mpp:.4g} micrometres per pixel, from {words}, are used, but {Path(image).name!r} states {stated:.4g}. "
+            "Check which is right, and that the coordinates are in pixels of this file."
         )
 
 
@@ -133,7 +138,7 @@ def _um_per_unit(
 ) -> float:
     """Find the micrometres per unit of the coordinates in the first of the places that `ImageSource` lists.
 
-    An `image_mpp` that contradicts what the table knows is refused; one that contradicts the file is a warning.
+    An `image_mpp` that contradicts what the table knows is refused; a file that contradicts either is a warning.
     """
     known, words = _known_um_per_unit(table, library, coordinates)
     given = source.image_mpp
@@ -148,6 +153,7 @@ def _um_per_unit(
         warn_of_file(image, given)
         return given * pixels_per_unit
     if known is not None:
+        warn_of_file(image, known / pixels_per_unit, words)
         return known
     if (found := file_mpp(image)) is not None:
         return found * pixels_per_unit
@@ -176,7 +182,7 @@ def _diameter_um(
     if alike and (grid := find_grid(coordinates)) is not None and grid.kind == "hex":
         of_array = spot_um("visium", pitch * um_per_unit)
     in_units = None if stored is None else stored * um_per_unit
-    places = source.diameter_um, library.get("scalefactors", {}).get("spot_diameter_um"), of_array, in_units
+    places = source.diameter_um, scale_factor(library, "spot_diameter_um"), of_array, in_units
     if (found := next((place for place in places if place is not None), None)) is None:
         msg = (
             f"Spot diameter of {source.name!r} not found as `spot_diameter_fullres` in the scale factors of "
@@ -194,25 +200,25 @@ def _known_um_per_unit(table: AnnData, library: dict[str, Any], coordinates: np.
         pitch = float(lattice["pitch"]) * spacing(coordinates) / spacing(own)
         pitch_um = float(lattice["pitch_um"])
         return pitch_um / pitch, f"the pitch ({pitch_um:.4g} micrometres or {pitch:.4g} units of the coordinates)"
-    given = library.get("scalefactors", {}).get("microns_per_pixel")
-    return (None if given is None else float(given)), "`microns_per_pixel` in the scale factors"
+    return scale_factor(library, "microns_per_pixel"), "`microns_per_pixel` in the scale factors"
 
 
 def _own_image(table: AnnData, library: dict[str, Any], source: ImageSource) -> tuple[float, Any]:
     """Return the largest image that the table has, as array or path, after its pixels per unit of the coordinates."""
     if (path := image_file(library)) is not None:
         return 1.0, path
-    images, factors = library.get("images", {}), library.get("scalefactors", {})
+    images = library.get("images", {})
+    factors = {size: scale_factor(library, f"tissue_{size}_scalef") for size in ("hires", "lowres") if size in images}
     _check_scale_factors(images, factors, source.name)
-    for size in ("hires", "lowres"):
-        if size in images:
-            if f"tissue_{size}_scalef" not in factors:
-                msg = (
-                    f"Scale factor `tissue_{size}_scalef` of the image of {source.name!r} not found in "
-                    f"`adata.uns['spatial'][...]['scalefactors']`: {list(factors)}. Add it, or give the image."
-                )
-                raise KeyError(msg)
-            return float(factors[f"tissue_{size}_scalef"]), np.asarray(images[size])
+    for size, factor in factors.items():
+        if factor is None:
+            msg = (
+                f"Scale factor `tissue_{size}_scalef` of the image of {source.name!r} not found in "
+                f"`adata.uns['spatial'][...]['scalefactors']`: {list(library['scalefactors'])}. Add it, or give the "
+                "image."
+            )
+            raise KeyError(msg)
+        return factor, np.asarray(images[size])
     libraries = list(libraries_of(table))
     several = len(libraries) > 1 and source.library_id is None
     advice = "Choose one with `library_id`." if several else "Pass the image."
@@ -247,6 +253,13 @@ def _from_spatialdata(
         raise ValueError(msg)
     axes = {"input_axes": ("x", "y"), "output_axes": ("x", "y")}
     image_matrix, shape_matrix = (found[common[0]].to_affine_matrix(**axes) for found in (of_image, of_shapes))
+    stretch = np.linalg.svd(np.nan_to_num(image_matrix[:2, :2]), compute_uv=False)  # most and least, in any direction
+    if not 0 < stretch[0] <= (1 + MOST_OFF) * stretch[1]:
+        msg = (
+            f"The transformation of the image of {name!r} to {common[0]!r} stretches it by {stretch[0]:.4g} "
+            f"in one direction and {stretch[1]:.4g} in another. Resample the image, or correct the transformation."
+        )
+        raise ValueError(msg)
     to_pixels = np.linalg.inv(image_matrix)
     centres = centroids(sdata, table, common[0])
     scale = float(np.sqrt(abs(np.linalg.det((to_pixels @ shape_matrix)[:2, :2]))))
@@ -278,18 +291,16 @@ def _check_one_section(table: AnnData, source: ImageSource) -> None:
             raise ValueError(msg)
 
 
-def _check_scale_factors(images: dict[str, Any], factors: dict[str, Any], name: str) -> None:
+def _check_scale_factors(images: dict[str, Any], factors: dict[str, float | None], name: str) -> None:
     """Refuse two images whose sizes do not have the ratio of their scale factors."""
-    keys = {size: f"tissue_{size}_scalef" for size in ("hires", "lowres")}
-    if not all(size in images and key in factors for size, key in keys.items()):
+    hires, lowres = factors.get("hires"), factors.get("lowres")
+    if hires is None or lowres is None:
         return
-    sizes = [np.asarray(images[size]).shape[0] for size in keys]
-    ratio = sizes[0] / sizes[1] / (float(factors[keys["hires"]]) / float(factors[keys["lowres"]]))
-    if abs(ratio - 1) > MOST_OFF:
+    sizes = [np.asarray(images[size]).shape[0] for size in ("hires", "lowres")]
+    if abs(sizes[0] / sizes[1] / (hires / lowres) - 1) > MOST_OFF:
         msg = (
             f"The hires and lowres images of {name!r} have {sizes[0]} and {sizes[1]} rows, but their scale factors are "
-            f"{factors[keys['hires']]:.4g} and {factors[keys['lowres']]:.4g}. One of them belongs to another image: "
-            "correct the scale factors."
+            f"{hires:.4g} and {lowres:.4g}. One of them belongs to another image: correct the scale factors."
         )
         raise ValueError(msg)
 

@@ -15,6 +15,7 @@ from scipy import sparse
 from stimg._image._files import open_file
 from stimg._image._pixels import WHITE, as_rgb, is_uint16
 from stimg._image._stain import normalise_stain, optical_density
+from stimg._image._tiff import same_shape
 from stimg._image._tissue import tissue_mask
 from stimg._image._whole import WholeFile
 
@@ -126,7 +127,12 @@ def open_image(source: Any, mpp: float, name: str) -> SlideImage:
     """
     if isinstance(source, str | Path):
         return SlideImage(open_file(Path(source)), float(mpp), Path(source).name)
-    return SlideImage(list(source) if isinstance(source, list | tuple) else [source], float(mpp), name)
+    image = SlideImage(list(source) if isinstance(source, list | tuple) else [source], float(mpp), name)
+    sizes = [_size(level) for level in image.levels]
+    if not sizes or any(size > sizes[0] or not same_shape(size, sizes[0]) for size in sizes):
+        msg = f"Expected the levels of image {name!r} to be one picture, finest first, found sizes {sizes}."
+        raise ValueError(msg)
+    return image
 
 
 def check_image_array(level: Any, name: str) -> None:
@@ -140,7 +146,8 @@ def check_image_array(level: Any, name: str) -> None:
         )
         raise ValueError(msg)
     if level.dtype != np.uint8 and not is_uint16(level.dtype) and level.dtype.kind != "f":
-        msg = f"Expected image {name!r} as uint8, uint16 or float in [0, 1], found {level.dtype}."
+        cure = " If its values are 0 to 255, pass `image.astype('uint8')`." if level.dtype.kind in "iu" else ""
+        msg = f"Expected image {name!r} as uint8, uint16 or float in [0, 1], found {level.dtype}.{cure}"
         raise ValueError(msg)
 
 

@@ -95,7 +95,7 @@ def open_tiff(path: Path) -> list[TiffLevel] | list[WholeFile]:
         levels = [
             TiffLevel(path, number, i, (*size_of(level), 3), _access(level), found, level.keyframe.chunks[0])
             for i, level in enumerate(series.levels)
-            if isinstance(found, Colours) and _same_shape(size_of(level), size_of(series))
+            if isinstance(found, Colours) and same_shape(size_of(level), size_of(series))
         ]
     if isinstance(found, str) and found:
         msg = (
@@ -116,7 +116,7 @@ def open_tiff(path: Path) -> list[TiffLevel] | list[WholeFile]:
     return levels
 
 
-def _same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
+def same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
     """Tell whether a level is the same picture, and not that of a label."""
     return abs(one[1] * other[0] - one[0] * other[1]) <= max(other) + SAME_SHAPE * one[0] * other[1]
 

@@ -13,7 +13,7 @@ from scipy.spatial import cKDTree
 
 from stimg import _keys
 from stimg._input._checks import check_obsm, warn
-from stimg._input._tables import libraries_of
+from stimg._input._tables import libraries_of, scale_factor
 from stimg._platforms import BIN_PATTERN, MOST_OFF, PLATFORMS, STEREO_SEQ_UM
 
 if TYPE_CHECKING:
@@ -198,8 +198,7 @@ def units_of(
     entries = libraries_of(table)
     only = len(libraries) == 1 and len(entries) == 1
     stated = list(entries.values()) if only else [entries.get(name, {}) for name in libraries]
-    factors = [one.get("scalefactors", {}) for one in stated]
-    of_image = np.asarray([one.get("microns_per_pixel", np.nan) for one in factors], dtype=np.float64)
+    of_image = np.array([scale_factor(one, "microns_per_pixel") or np.nan for one in stated])
     if (other := np.abs(of_image / of_array - 1) > MOST_OFF).any():
         warn(
             f"The pitch of {platform!r} is {pitch_um:g} um, but `microns_per_pixel` in `adata.uns['spatial']` makes it "

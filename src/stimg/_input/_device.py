@@ -62,12 +62,19 @@ def seeded(seed: int, device: str = "cpu") -> Iterator[None]:
     kind = device.partition(":")[0]
     of_mps = torch.mps.get_rng_state() if kind == "mps" else None
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if kind == "cuda" else []):
-        if kind == "cpu":
-            torch.default_generator.manual_seed(seed)
-        else:
-            torch.manual_seed(seed)
+        set_seed(seed, kind)
         try:
             yield
         finally:
             if of_mps is not None:
                 torch.mps.set_rng_state(of_mps)
+
+
+def set_seed(seed: int, kind: str) -> None:
+    """Seed torch's random numbers on the CPU and, if the kind of device is another, on all devices."""
+    import torch
+
+    if kind == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)

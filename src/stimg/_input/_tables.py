@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from anndata import AnnData
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 
+LIBRARY_PARTS = ("images", "scalefactors", "metadata")
 READERS = {
     ".h5ad": "`adata = anndata.read_h5ad(path)`",
     ".zarr": "`sdata = spatialdata.read_zarr(path)` or `adata = anndata.read_zarr(path)`",
@@ -62,11 +64,35 @@ def resolve_table(adata: AnnData | SpatialData, table_key: str | None = None, *,
 
 
 def libraries_of(table: AnnData) -> dict[str, dict[str, Any]]:
-    """Return the libraries in `.uns["spatial"]` by name; CELLxGENE's `is_single` is none."""
+    """Return the libraries in `.uns["spatial"]` by name, their missing parts empty; CELLxGENE's `is_single` is none."""
     entries = table.uns.get(_keys.SPATIAL)
     if not isinstance(entries, Mapping):  # some files have coordinates there
         return {}
-    return {str(name): dict(entry) for name, entry in entries.items() if isinstance(entry, Mapping)}
+    found = {str(name): dict(entry) for name, entry in entries.items() if isinstance(entry, Mapping)}
+    for entry in found.values():
+        entry |= {part: entry[part] if isinstance(entry.get(part), Mapping) else {} for part in LIBRARY_PARTS}
+    return found
+
+
+def scale_factor(library: Mapping[str, Any], key: str) -> float | None:
+    """Return a scale factor of an entry of `.uns["spatial"]`; `None` if it is missing or NaN.
+
+    Anything else than a positive number is a `ValueError`.
+    """
+    stored = library.get("scalefactors", {}).get(key)
+    try:
+        found = np.nan if stored is None else float(np.asarray(stored).item())
+    except (TypeError, ValueError):
+        found = 0.0
+    if np.isnan(found):
+        return None
+    if not 0 < found < np.inf:
+        msg = (
+            f"Expected `{key}` in `adata.uns['spatial'][...]['scalefactors']` to be a positive number, found "
+            f"{str(stored)[:50]!r}. Correct it."
+        )
+        raise ValueError(msg)
+    return found
 
 
 def distinct_tables(

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 import torch
 
+from stimg._input._device import set_seed
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -45,7 +47,9 @@ class TrainingModule(L.LightningModule, ABC):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Compute the loss of one batch; its random numbers depend on the seed, the step and the process alone."""
-        loss = self.loss(batch, self.seed * 1_000_003 + self.global_step + self.global_rank * 1_000_000_007)
+        seed = self.seed * 1_000_003 + self.global_step + self.global_rank * 1_000_000_007
+        set_seed(seed, self.device.type)  # of dropout, which a resumed run would otherwise draw anew
+        loss = self.loss(batch, seed)
         if not torch.isfinite(loss):
             msg = (
                 f"The training loss became {loss.item()} at step {self.global_step}. "

@@ -47,7 +47,7 @@ NO_WEIGHTS = (
 UNHELPFUL = (
     "LeafSpec|Skipping val loop|callbacks used to create the checkpoint|does not have many workers|"
     "Checkpoint directory .* exists and is not empty|in eval mode at the start of training|"  # a frozen encoder
-    "number of training batches.*is smaller than the logging"
+    "number of training batches.*is smaller than the logging|The dirpath has changed"  # of a folder that was moved
 )
 
 
@@ -82,21 +82,26 @@ class Run:
         if self.resume is not None and not Path(self.resume).is_file():
             msg = f"No checkpoint at `resume`={str(self.resume)!r}. Pass the path of a `last.ckpt` in `checkpoint_dir`."
             raise FileNotFoundError(msg)
-        if self.checkpoint_dir is not None:
-            self._check_folder(Path(self.checkpoint_dir))
+        if wrong := [one for one in self.callbacks if not hasattr(one, "on_train_start")]:
+            msg = f"Expected `callbacks` to hold `lightning.Callback` objects, found {wrong[0]!r}."
+            raise TypeError(msg)
         if self.max_seconds is not None and self.max_seconds <= 0:
             msg = (
                 "Expected `max_time` to be a positive time ('DD:HH:MM:SS', a `timedelta` or a dict of its arguments), "
                 f"found {self.trainer_options['max_time']!r}."
             )
             raise ValueError(msg)
+        if self.checkpoint_dir is not None:
+            self._check_folder(Path(self.checkpoint_dir))
 
     def _check_folder(self, folder: Path) -> None:
-        """Refuse a folder that cannot be used, or that holds the checkpoint of a run other than the one resumed."""
-        if folder.exists() and not folder.is_dir():
-            msg = f"Expected `checkpoint_dir` to be a folder, found the file {str(folder)!r}."
-            raise NotADirectoryError(msg)
-        if folder.exists() and not os.access(folder, os.W_OK):
+        """Make the folder; refuse one that cannot be used, or that holds the checkpoint of another run."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            msg = f"Expected `checkpoint_dir` to be a folder, found {str(folder)!r} ({e.strerror}). Choose another one."
+            raise NotADirectoryError(msg) from e
+        if not os.access(folder, os.W_OK):
             msg = f"The folder `checkpoint_dir`={str(folder)!r} cannot be written to. Choose another one."
             raise PermissionError(msg)
         if self.resume is not None and Path(self.resume).resolve().parent == folder.resolve():

@@ -77,7 +77,7 @@ def load(source: str | Path, *, sha256: str | None = None) -> Model:
             raise ValueError(msg)
     elif name.startswith(SCHEMES):
         model = Model.load(_download(name, name_of(name), expected))
-    elif Path(source).is_file():
+    elif os.path.isfile(source):  # no error for names that no file can have
         model = Model.load(source)
     else:
         msg = f"No weights file at {name!r}, and no pretrained weights have that name. Available: {list(known)}."

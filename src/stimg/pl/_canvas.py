@@ -13,7 +13,7 @@ from stimg._input._checks import check_gene_list, check_library_key
 from stimg._input._coordinates import check_coordinates
 from stimg._input._records import read_record, said
 from stimg._input._sections import check_one_section
-from stimg._input._tables import libraries_of
+from stimg._input._tables import libraries_of, scale_factor
 from stimg._slide._gene_match import columns_of
 from stimg._slide._geometry import spacing
 from stimg._slide._lattice import read_lattice
@@ -162,10 +162,10 @@ def section_image(table: AnnData, section: Section, names: tuple[str, ...]) -> t
         if len(libraries) != 1 or len(section.rows) < table.n_obs:
             return None
         library = next(iter(libraries))
-    images, factors = libraries[library].get("images", {}), libraries[library].get("scalefactors", {})
+    images = libraries[library]["images"]
     for name in names:
-        if name in images and f"tissue_{name}_scalef" in factors:
-            return np.asarray(images[name]), float(factors[f"tissue_{name}_scalef"])
+        if name in images and (factor := scale_factor(libraries[library], f"tissue_{name}_scalef")) is not None:
+            return np.asarray(images[name]), factor
     return None
 
 
