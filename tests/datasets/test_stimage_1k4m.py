@@ -468,6 +468,8 @@ def test_hest(hest_root):
     assert np.array_equal(pixels, tifffile.imread(hest_root / "wsis" / "TENX1.tif"))
 
 
+STAINED = np.random.default_rng(0).integers((130, 60, 120), (220, 150, 200), (60, 60, 3)).astype(np.uint8)
+STAINED = STAINED.repeat(20, 0).repeat(20, 1)
 HD, VISIUM_100 = {"technology": "Visium HD"}, {"technology": "Visium", "pitch_um": 100}
 
 
@@ -516,7 +518,7 @@ def test_hest_keeps_what_is_stored(hest_root, told, diameter_um, logged, caplog)
     assert factors["microns_per_pixel"] == mpp
     assert factors["spot_diameter_fullres"] * mpp == pytest.approx(diameter_um)
     assert ("not usual for" in caplog.text) == logged
-    patches = stimg.pp.to_image_patches(slide, np.full((1200, 1200, 3), 150, np.uint8), mpp=mpp)
+    patches = stimg.pp.to_image_patches(slide, STAINED, mpp=mpp)
     assert patches.slides[0].diameter_um == pytest.approx(diameter_um)
 
 
@@ -528,7 +530,7 @@ def test_a_platform_does_not_overwrite_the_scale_that_is_stated(hest_root):
     lattice = slide.uns["stimg"]["lattice"]
     assert lattice["pitch_um"] == pytest.approx(150)
     assert lattice["um_per_unit"] == pytest.approx([2.0])
-    patches = stimg.pp.to_image_patches(slide, np.full((1200, 1200, 3), 150, np.uint8))
+    patches = stimg.pp.to_image_patches(slide, STAINED)
     assert patches.slides[0].diameter_um == pytest.approx(110)
 
 
