@@ -213,7 +213,7 @@ def test_weights_files(examples, trained, tmp_path):
 DAMAGE = ("cut", "flip", "noise", "doubled", "lost")
 
 
-@cases(40, 1000)
+@cases(24, 1000)
 def test_image_files(examples, tmp_path):
     import tifffile
 
