@@ -63,12 +63,12 @@ def match_genes(table: AnnData, genes: np.ndarray, gene_symbols: str | None, *, 
     where = f"adata.var[{found.source!r}]" if found.source else "adata.var_names"
     least = min(least, -(-len(genes) // 2))
     if shared < least:
-        columns = [str(name) for name in table.var.columns]
+        columns = f" (there are {list(map(str, table.var.columns))})" if len(table.var.columns) else ""
         msg = (
             f"Expected at least {least} of the model's {len(genes):,} genes ({', '.join(genes[:3])}, ...) in the "
             f"slide, found {shared or 'none'} among the {table.n_vars:,} names in `{where}` "
             f"({', '.join(found.names[:3])}, ...). Usual causes: (1) Gene identifiers. If symbols or Ensembl ids stand "
-            f"in a column of `adata.var` (there are {columns}), name it as `gene_symbols`. (2) Species. Human and "
+            f"in a column of `adata.var`{columns}, name it as `gene_symbols`. (2) Species. Human and "
             "mouse genes find each other, others do not. (3) The wrong table (`table_key`): proteins, for instance."
         )
         raise ValueError(msg)
