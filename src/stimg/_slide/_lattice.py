@@ -65,9 +65,10 @@ def read_lattice(table: AnnData, key: str = _keys.LATTICE) -> Lattice:
         raise KeyError(msg)
     sites = np.asarray(table.obsm[key])
     if sites.shape != (table.n_obs, 2) or not np.issubdtype(sites.dtype, np.integer) or sites.min() < 0:
+        below = ", some below 0" if sites.size and sites.dtype.kind in "if" and sites.min() < 0 else ""
         msg = (
             f"Expected rows and columns of at least 0 in `adata.obsm[{key!r}]`, integers of shape ({table.n_obs}, 2), "
-            f"found {sites.dtype} of shape {sites.shape}{', some below 0' if sites.size else ''}. {AGAIN}"
+            f"found {sites.dtype} of shape {sites.shape}{below}. {AGAIN}"
         )
         raise ValueError(msg)
     libraries = [str(name) for name in record["libraries"]] if record["library_key"] else [SINGLE]
