@@ -1,4 +1,4 @@
-"""Image files: what they hold is told by their first bytes, not by their names."""
+"""Image files. Their first bytes say which format they have, not their names."""
 
 from __future__ import annotations
 
