@@ -53,7 +53,7 @@ def match_slides(
 
 
 def _check_detected(slide: Slide, known: np.ndarray) -> None:
-    """Refuse a section that is almost empty; warn of one with few detected genes, or with many sites beside the tissue."""
+    """Refuse a section that is almost empty; warn of one with few detected genes or many sites beside the tissue."""
     detected = np.zeros(slide.n_sites, dtype=np.int64)
     for rows, block in row_blocks(slide.expression):
         found = np.concatenate([[0], np.cumsum(known[block.indices] & (block.data > 0))])
