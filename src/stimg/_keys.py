@@ -11,6 +11,7 @@ WEIGHT: Final = "stimg_weight"
 EMBEDDING: Final = "X_stimg"
 SLIDE_SUFFIX: Final = "_slide"
 DOMAIN: Final = "stimg_domain"
+LABEL: Final = "stimg_label"
 CONFIDENCE_SUFFIX: Final = "_confidence"
 RECONSTRUCTION: Final = "stimg"
 IMAGE_EXPRESSION: Final = "stimg_image"
@@ -25,13 +26,14 @@ STEP_LATTICE: Final = "lattice"
 STEP_GENES: Final = "select_genes"
 STEP_EMBED: Final = "embed"
 STEP_DOMAINS: Final = "domains"
+STEP_ANNOTATE: Final = "annotate"
 STEP_RECONSTRUCT: Final = "reconstruct"
 STEP_PREDICT: Final = "predict_expression"
 STEP_ALIGN: Final = "embed_pairs"
 STEP_RETRIEVE: Final = "retrieve_expression"
 EXPRESSION_MAP: Final = "expression_map"
 STEPS: Final = (
-    *(STEP_LATTICE, STEP_GENES, STEP_EMBED, STEP_DOMAINS, STEP_RECONSTRUCT),
+    *(STEP_LATTICE, STEP_GENES, STEP_EMBED, STEP_DOMAINS, STEP_ANNOTATE, STEP_RECONSTRUCT),
     *(STEP_PREDICT, STEP_ALIGN, STEP_RETRIEVE, EXPRESSION_MAP),
 )
 

@@ -44,10 +44,10 @@ def local_components(slides: list[Slide]) -> list[np.ndarray]:
     solver = PCA(n_components, svd_solver="randomized", iterated_power=4, random_state=0)
     with one_thread():
         fitted = solver.fit(np.concatenate(sample))
-    return [_neighbour_means(slide) @ slide.project(fitted.components_.T, "zscore", genes) for slide in slides]
+    return [neighbour_means(slide) @ slide.project(fitted.components_.T, "zscore", genes) for slide in slides]
 
 
-def _neighbour_means(slide: Slide) -> sparse.csr_array:
+def neighbour_means(slide: Slide) -> sparse.csr_array:
     """Return the matrix that averages over the sites within `RADIUS` of each, itself included, float32 (n, n)."""
     from scipy.spatial import cKDTree
 

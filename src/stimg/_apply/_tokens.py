@@ -79,16 +79,21 @@ def _check_detected(slide: Slide, known: np.ndarray) -> None:
         )
 
 
-def site_tokens(model: Model, slide: Slide, vocabulary: np.ndarray) -> np.ndarray:
-    """Return the tokens of a whole slide, float32 (n_sites, d), from the genes that the model knows.
+def shown_genes(model: Model, slide: Slide, vocabulary: np.ndarray) -> np.ndarray:
+    """Return the columns of a slide's genes that the model is shown, int64 (n,).
 
-    If there are more than the training slides had, the most variable ones on the slide are used, as in training.
+    Those that it knows; if there are more than the training slides had, the most variable ones on the slide.
     """
-    import torch
-
     usual = int(model.card.get("genes_per_slide", len(model.genes)))
     known = np.flatnonzero(vocabulary >= 0)
-    shown = np.sort(known[np.argsort(-slide.std[known], kind="stable")[:usual]])
+    return np.sort(known[np.argsort(-slide.std[known], kind="stable")[:usual]])
+
+
+def site_tokens(model: Model, slide: Slide, vocabulary: np.ndarray) -> np.ndarray:
+    """Return the tokens of a whole slide, float32 (n_sites, d), from the genes that the model is shown."""
+    import torch
+
+    shown = shown_genes(model, slide, vocabulary)
     with torch.inference_mode():
         weight, offset = model.network.input_layer(torch.from_numpy(vocabulary[shown]))
         used = slide.std[shown] > 0 if model.config.scaling == "zscore" else np.ones(len(shown), dtype=bool)

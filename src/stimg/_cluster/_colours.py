@@ -6,6 +6,7 @@ from __future__ import annotations
 PALETTE = (
     "#0072B2 #E69F00 #009E73 #CC79A7 #56B4E9 #D55E00 #F0E442 #882255 #117733 #999933 #332288 #44AA99 #AA4499 #661100"
 ).split()
+UNLABELLED = "#BBBBBB"
 MOST_DOMAINS = 100  # that are drawn
 
 

@@ -39,6 +39,8 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         Group of each slide, or `None`.
     labels
         Names of the expert labels, written `group/label` if there are groups.
+    label_groups
+        The groups whose slides have at least two labels; a single empty name if there are no groups.
     """
 
     slides: list[Slide]
@@ -86,6 +88,18 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
                 if other == group:
                     choice[k, index[index >= 0]] = True
         return names, of_site, choice
+
+    @property
+    def label_groups(self) -> list[str]:
+        """Names of the groups whose slides have at least two labels, sorted."""
+        groups = [""] * len(self.slides) if self.groups is None else self.groups
+        return sorted({group for group, choice in zip(groups, self._choice, strict=True) if choice.sum() > 1})
+
+    def labelled(self, group: str) -> list[tuple[Slide, np.ndarray]]:
+        """Return the slides of a group that have labels, each with the label of every site in `labels`, -1 for none."""
+        groups = [""] * len(self.slides) if self.groups is None else self.groups
+        found = zip(groups, self.slides, self._label_of_site, strict=True)
+        return [(slide, index) for name, slide, index in found if name == group and (index >= 0).any()]
 
     def _corners(self, grid: np.ndarray, stride: int) -> np.ndarray:
         """Return the corners, int32 (n, 2), of windows with enough tissue."""

@@ -52,7 +52,8 @@ def train_autoencoder(
     """Train a network, from scratch or from `start`; return it and its history."""
     identity = run.identify(train, config, init=start, batch_size=batch_size)
     with run.seeded():
-        network = GeneMAE(config, len(train.genes), len(train.labels) if config.label_loss else 0)
+        sizes = (len(train.labels), len(train.label_groups)) if config.label_loss else (0, 0)
+        network = GeneMAE(config, len(train.genes), *sizes)
         if config.n_programs:
             programs = [torch.from_numpy(part) for part in gene_programs(train, config.dim // 2)]
             network.start_from_programs(*programs)

@@ -84,6 +84,7 @@ PATCH_CARD: Rules = ANY_CARD | {
     "unit": choice("patch", "spot", "slide", required=True),
     "kinds": texts(among=("hex", "square", "free")),
     "labels": texts(once=True),
+    "label_groups": texts(once=True),
     "n_channels": whole(1, 2**31),
     "genes_per_slide": whole(1, 2**31),
     "init": Rule("a name and a sha256", lambda v: isinstance(v, dict) and all(map(_is_text, v.values()))),

@@ -39,8 +39,8 @@ class Model(TrainedModel):
 
     @classmethod
     def _build(cls, content: dict[str, Any], encoder: nn.Module | None) -> GeneMAE:
-        labels = content["card"].get("labels", [])
-        return GeneMAE(Config.from_dict(content["config"]), len(content["genes"]), len(labels))
+        labels, groups = (content["card"].get(name, []) for name in ("labels", "label_groups"))
+        return GeneMAE(Config.from_dict(content["config"]), len(content["genes"]), len(labels), len(groups))
 
     def __repr__(self) -> str:
         card = self.card

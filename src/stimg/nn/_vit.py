@@ -12,6 +12,7 @@ from stimg.nn._config import Config
 
 REFERENCE_CHANNELS = 512
 ROTARY_BASE = 100.0
+NEVER = -1e3  # bias of a label that is not learned
 
 
 @dataclass
@@ -103,12 +104,19 @@ class GeneMAE(nn.Module):
         Size of the vocabulary.
     n_labels
         Number of expert labels that the network also learns to predict; 0 for none.
+    n_groups
+        Number of groups of slides whose labels these are. For each, `label_profile` (n_groups, n_genes) holds the mean
+        expression, -1 for genes that its slides lack. `label_weight` (n_labels, 2 dim) and `label_bias` (n_labels,) are
+        those of the regression that names observations after training.
     """
 
     programs: Tensor
     program_variance: Tensor
+    label_profile: Tensor
+    label_weight: Tensor
+    label_bias: Tensor
 
-    def __init__(self, config: Config, n_genes: int, n_labels: int = 0) -> None:
+    def __init__(self, config: Config, n_genes: int, n_labels: int = 0, n_groups: int = 0) -> None:
         super().__init__()
         self.config = config
         self.n_labels = n_labels
@@ -125,6 +133,10 @@ class GeneMAE(nn.Module):
         self.decoder = Transformer(config, config.decoder_layers)
         if n_labels:
             self.label_head = nn.Linear(config.dim, n_labels)
+        if n_groups:
+            self.register_buffer("label_profile", torch.full((n_groups, n_genes), -1.0))
+            self.register_buffer("label_weight", torch.zeros(n_labels, 2 * config.dim))
+            self.register_buffer("label_bias", torch.full((n_labels,), NEVER))
 
     def input_layer(self, genes: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return weight and offset (..., dim) of `genes` (...); the offset is `None` if the token has none.
@@ -196,7 +208,7 @@ class GeneMAE(nn.Module):
         for name, value in other.state_dict().items():
             if name in ("gene_in", "gene_out", "gene_bias"):
                 mine[name].zero_()[known] = value[rows[known]]
-            elif not name.startswith(("program", "label_head")):
+            elif not name.startswith(("program", "label")):
                 mine[name].copy_(value)
 
     def without_genes(self) -> GeneMAE:

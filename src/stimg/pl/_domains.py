@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from stimg import _keys
-from stimg._cluster._colours import MOST_DOMAINS, domain_colours
+from stimg._cluster._colours import MOST_DOMAINS, UNLABELLED, domain_colours
 from stimg._input._checks import check_obs_key, checked
 from stimg._input._tables import resolve_table
 from stimg.pl._canvas import FILL, add_scale_bar, draw_raster, draw_spots, read_section, section_image
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from spatialdata import SpatialData
 
-UNLABELLED = "#BBBBBB"
 IMAGE_ALPHA = 0.6
 
 

@@ -1,4 +1,5 @@
 from ._align import align as align
+from ._annotate import annotate as annotate
 from ._domains import domains as domains
 from ._embed import embed as embed
 from ._embed_pairs import embed_pairs as embed_pairs

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stimg._apply._names import keep_names
 from stimg._data import PatchDataset
 from stimg._input._checks import check_choice, check_made_by, check_positive_int, checked
 from stimg._train._pretrain import continued_config, count_batch, train_autoencoder
@@ -138,10 +139,13 @@ def pretrain(
         size=units.size,
         n_channels=patches.n_channels,
         labels=patches.labels if network.n_labels else [],
+        label_groups=patches.label_groups if network.n_labels else [],
         genes_per_slide=int(np.median([len(slide.genes) for slide in patches.slides])),
         scale="log-normalised counts",
         init={} if start is None else {"name": start.card["name"], "sha256": start.sha256},
     )
     model = Model(network, np.asarray(patches.genes, dtype=str), card, history)
+    if card["label_groups"]:
+        keep_names(model, patches.with_scaling(config.scaling), run.place)
     logger.info("Pretrained %s", model)
     return model

@@ -1,0 +1,277 @@
+"""Name the regions of a slide."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from stimg import _keys
+from stimg._apply._names import EVEN_ODDS, known_names, learn_names, name_section, read_sections
+from stimg._apply._run_windows import check_stride
+from stimg._cluster._colours import UNLABELLED, domain_colours
+from stimg._input._checks import check_obs_key, check_positive_int, check_strings, checked, warn
+from stimg._input._device import resolve_device
+from stimg._input._records import write_record
+from stimg._input._tables import distinct_tables, prepare
+from stimg._slide._lattice import read_lattice
+from stimg.models import Model
+from stimg.models._given import given_model
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+    from stimg._apply._names import Names
+
+logger = logging.getLogger("stimg")
+
+UNKNOWN = "unknown"
+
+
+@checked
+def annotate(
+    adata: AnnData | SpatialData | Sequence[AnnData | SpatialData],
+    model: Model | str | Path = "stimg-tiny",
+    *,
+    labels: str | Sequence[str] | None = None,
+    reference: AnnData | SpatialData | Sequence[AnnData | SpatialData] | None = None,
+    label_key: str | None = None,
+    min_confidence: float = 0.5,
+    layer: str | None = None,
+    scale: str | None = None,
+    gene_symbols: str | None = None,
+    stride: int | None = None,
+    symmetric: bool = True,
+    batch_size: int | None = None,
+    device: str = "auto",
+    key_added: str = _keys.LABEL,
+    lattice_key: str = _keys.LATTICE,
+    table_key: str | None = None,
+    copy: bool = False,
+) -> AnnData | SpatialData | list[AnnData | SpatialData] | None:
+    """Name the tissue region of every observation, with a confidence, or `"unknown"`.
+
+    Names come from the expert labels that a model learned in training, or from annotated slides of your own
+    (`reference`). A section is compared with the tissue that was labelled: where the mean expression of its genes does
+    not correlate with that of the tissue, confidence is low, and its observations stay `"unknown"`. A slide of liver
+    does not become cortex.
+
+    Parameters
+    ----------
+    adata
+        A slide after :func:`stimg.pp.to_lattice`, or a list of slides. Sections under a `library_key` are named one by
+        one. They need no embedding.
+    model
+        As in :func:`stimg.tl.embed`.
+    labels
+        The tissue whose labels are used, or several to choose from, such as `"human cortex"`; those of a model are in
+        `stimg.models.card(model)["label_groups"]`. By default each section gets the labels of the tissue that it
+        resembles most.
+    reference
+        One or more annotated slides, after `to_lattice`, whose labels are used in place of the model's. Observations
+        without a label (NaN) are left out.
+    label_key
+        Column of `.obs` of the `reference` with the labels.
+    min_confidence
+        Observations whose confidence is not above this are `"unknown"`; 0 names all.
+    layer, scale, gene_symbols, lattice_key
+        As in :func:`stimg.tl.embed`, for `adata` and `reference` alike.
+    stride, symmetric, batch_size, device
+        As in :func:`stimg.tl.embed`.
+    key_added
+        Key of the names in `.obs`.
+    table_key, copy
+        Table of a `SpatialData`; whether to return a changed copy and leave `adata` as it is.
+
+    Returns
+    -------
+    `None` (or the copy, or the list of copies), with
+    `.obs[key_added]` : categorical; all labels that were considered, and `"unknown"`. If sections resemble different
+    tissues, names are written `tissue/label`.
+    `.obs[key_added + "_confidence"]` : float32 in [0, 1]. Probability that the best label is right: that the section is
+    of the tissue, times that of the label in it.
+    `.uns[key_added + "_colors"]` : one colour per category, grey for `"unknown"`.
+    `.uns["stimg"]["annotate"]` : parameters, gene overlap and model; for each of the `sections`, its `tissue`, the
+    `similarity` of its mean expression, and the share of `named` observations.
+
+    Raises
+    ------
+    KeyError
+        The lattice, a layer, or the column `label_key` is missing.
+    ValueError
+        The model learned no labels and there is no `reference`; it has no such `labels`; the `reference` has fewer than
+        two labels; or as in :func:`stimg.tl.embed`. Nothing is changed then.
+
+    Warns
+    -----
+    UserWarning
+        A section does not resemble the tissue of any labels.
+
+    Notes
+    -----
+    Features are the states of the network, and its tokens averaged over the sites within 2.3 pitches, z-scored within
+    each section, which removes differences of depth and platform. On them, a multinomial logistic regression is fitted
+    to the labelled sections. How similar a section is to the tissue is the rank correlation :math:`r` of mean
+    log-normalised expression over the tissue's variable genes; a section is taken to be of the tissue with probability
+    :math:`1 / (1 + e^{-12 (r - 0.7)})`. All was chosen on sections that are not in the tables of
+    :doc:`/benchmarks`.
+
+    Examples
+    --------
+    >>> first, second = (stimg.datasets.synthetic(n_obs=300, seed=seed) for seed in (0, 1))
+    >>> for slide in (first, second):
+    ...     stimg.pp.to_lattice(slide)
+    >>> stimg.pp.select_genes(first)
+    >>> model = stimg.tl.pretrain(stimg.pp.to_patches(first, size=8, label_key="domain"), max_steps=20)
+    >>> stimg.tl.annotate(second, model)  # or stimg.tl.annotate(second, reference=first, label_key="domain")
+    >>> list(second.obs["stimg_label"].cat.categories)
+    ['layer1', 'layer2', 'layer3', 'layer4', 'layer5', 'unknown']
+    """
+    for name, value in (("stride", stride), ("batch_size", batch_size)):
+        if value is not None:
+            check_positive_int(name, value)
+    if not isinstance(min_confidence, int | float | np.number) or not 0 <= min_confidence < 1:
+        msg = f"Expected `min_confidence` from 0 to below 1, found {min_confidence!r}."
+        raise ValueError(msg)
+    given = list(adata) if isinstance(adata, list | tuple) else [adata]
+    tables = distinct_tables(given, table_key, copy=copy)
+    annotated = _check_reference(reference, label_key, labels, table_key)
+    model = given_model(Model, model)
+    check_stride(model, stride)
+    names = [] if annotated else _chosen_names(model, labels)
+    for table in [*tables, *annotated]:
+        read_lattice(table, lattice_key)
+    windows: dict[str, Any] = {"stride": stride, "symmetric": symmetric, "batch_size": batch_size}
+    windows["device"] = resolve_device(device)
+    expression = {"layer": layer, "scale": scale, "lattice_key": lattice_key, "gene_symbols": gene_symbols}
+    if annotated:
+        names = [_names_of(annotated, str(label_key), model, windows, expression)]
+    found = []
+    for table in tables:
+        read, record = read_sections(table, model, windows, **expression)
+        found.append(([name_section(section, names) for section in read], record))
+    used = [one for one in names if any(named.names is one for sections, _ in found for named in sections)]
+    order = [label for one in used for label in _written(one, len(used))]
+    results = []
+    for slide, (sections, record) in zip(given, found, strict=True):
+        table, result = prepare(slide, table_key, copy)
+        codes = np.full(table.n_obs, len(order))
+        confidence = np.zeros(table.n_obs, dtype=np.float32)
+        for named in sections:
+            codes[named.rows] = pd.Index(order).get_indexer(_written(named.names, len(used)))[named.codes]
+            confidence[named.rows] = named.confidence
+        codes[confidence <= min_confidence if min_confidence else confidence < 0] = len(order)
+        table.obs[key_added] = pd.Categorical.from_codes(codes, [*order, UNKNOWN])
+        table.obs[key_added + _keys.CONFIDENCE_SUFFIX] = confidence
+        table.uns[f"{key_added}_colors"] = [*domain_colours(len(order)), UNLABELLED]
+        record |= {
+            "label_key": label_key or "",
+            "min_confidence": float(min_confidence),
+            "stride": stride or 0,
+            "symmetric": bool(symmetric),
+            "sections": [named.name for named in sections],
+            "tissue": [named.names.tissue for named in sections],
+            "similarity": [named.similarity for named in sections],
+            "named": [float((codes[named.rows] < len(order)).mean()) for named in sections],
+        }
+        write_record(table, _keys.STEP_ANNOTATE, key_added, record)
+        results.append(result)
+        _report(record, key_added)
+    if not copy:
+        return None
+    return results if isinstance(adata, list | tuple) else results[0]
+
+
+def _check_reference(reference: Any, label_key: str | None, labels: Any, table_key: str | None) -> list[AnnData]:
+    """Return the tables of the annotated slides, none if there are no such slides."""
+    if reference is None:
+        if label_key is not None:
+            msg = f"Expected a `reference` with `label_key`={label_key!r}, found None. Pass the annotated slides."
+            raise ValueError(msg)
+        return []
+    if labels is not None:
+        msg = f"Expected either `labels` of the model or a `reference`, found both (`labels`={labels!r})."
+        raise ValueError(msg)
+    tables = distinct_tables(list(reference) if isinstance(reference, list | tuple) else [reference], table_key)
+    for table in tables:
+        if label_key is None:
+            msg = (
+                "Expected `label_key`, the column of `.obs` of the `reference` with its labels, found None. It has "
+                f"{list(table.obs.columns)}."
+            )
+            raise ValueError(msg)
+        check_obs_key(table, label_key, argument="label_key", advice="It is looked up in the `reference`.")
+    if len(found := sorted(set(np.concatenate([_labels(table, str(label_key)) for table in tables])) - {""})) < 2:
+        msg = f"Expected at least two labels in `reference.obs[{label_key!r}]`, found {found}."
+        raise ValueError(msg)
+    return tables
+
+
+def _labels(table: AnnData, key: str) -> np.ndarray:
+    """Return the label of every observation, str (n_obs,), empty for those that are missing or `"unknown"`."""
+    column = table.obs[key]
+    labels = column.astype(object).where(column.notna(), "").astype(str).to_numpy()
+    return np.where(np.char.lower(labels.astype(str)) == UNKNOWN, "", labels).astype(str)
+
+
+def _names_of(tables: list[AnnData], key: str, model: Model, windows: dict[str, Any], expression: Any) -> Names:
+    """Learn names from annotated slides."""
+    labels = sorted(set(np.concatenate([_labels(table, key) for table in tables])) - {""})
+    sections, codes = [], []
+    for table in tables:
+        of_table = pd.Index(labels).get_indexer(_labels(table, key))
+        for section in read_sections(table, model, windows, **expression)[0]:
+            own = of_table[section.rows]
+            of_site = np.full(len(section.features), -1)
+            of_site[section.obs_site[own >= 0][::-1]] = own[own >= 0][::-1]  # the first observation's, as in training
+            sections.append(section)
+            codes.append(of_site)
+    return learn_names(sections, codes, labels)
+
+
+def _chosen_names(model: Model, labels: str | Sequence[str] | None) -> list[Names]:
+    """Return the names that the model learned, of all tissues or of those asked for."""
+    names = known_names(model)
+    if not names:
+        msg = (
+            f"Expected a model that was trained with expert labels, found {model.card['name']!r}, which was not. Pass "
+            "annotated slides as `reference`, or train one: "
+            "`stimg.tl.pretrain(stimg.pp.to_patches(slides, label_key=...), init='stimg-tiny')`."
+        )
+        raise ValueError(msg)
+    wanted = [one.tissue for one in names] if labels is None else check_strings("labels", labels)
+    if unknown := [tissue for tissue in wanted if tissue not in [one.tissue for one in names]]:
+        msg = f"Expected `labels` among {[one.tissue for one in names]}, the tissues of the model, found {unknown}."
+        raise ValueError(msg)
+    return [one for one in names if one.tissue in wanted]
+
+
+def _written(names: Names, n_tissues: int) -> list[str]:
+    """Return the labels of a tissue as they are written, with its name if there are several."""
+    return [f"{names.tissue}/{label}" for label in names.labels] if n_tissues > 1 else names.labels
+
+
+def _report(record: dict[str, Any], key: str) -> None:
+    """Log what was named, and warn of sections of another tissue."""
+    found = list(zip(record["sections"], record["tissue"], record["similarity"], record["named"], strict=True))
+    parts = [
+        f"{section}: {named:.0%} named" + (f" as {tissue}" if tissue else "") + f" (similarity {similarity:.2f})"
+        for section, tissue, similarity, named in found
+    ]
+    logger.info("Added .obs[%r]. %s.", key, "; ".join(parts))
+    foreign = [row for row in found if row[2] < EVEN_ODDS]
+    if foreign:
+        section, tissue, similarity, _ = foreign[0]
+        more = f", and {len(foreign) - 1} more sections" if len(foreign) > 1 else ""
+        warn(
+            f"Section {section!r}{more}: mean expression correlates only {similarity:.2f} with that of "
+            f"{repr(tissue) if tissue else 'the labelled slides'}, less than {EVEN_ODDS}, as if it were of another "
+            "tissue or platform. Its observations stay 'unknown'. Annotate a section of this tissue, and pass it as "
+            "`reference`."
+        )
