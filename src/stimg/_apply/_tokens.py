@@ -84,16 +84,29 @@ def site_tokens(model: Model, slide: Slide, vocabulary: np.ndarray) -> np.ndarra
 
     If there are more than the training slides had, the most variable ones on the slide are used, as in training.
     """
-    import torch
+    shown = shown_genes(model, slide, vocabulary)
+    weight, offset, scale = token_layer(model, slide, vocabulary, shown)
+    tokens = slide.project(weight, model.config.scaling, shown)
+    if offset is not None:
+        tokens += offset
+    return tokens * scale
 
+
+def shown_genes(model: Model, slide: Slide, vocabulary: np.ndarray) -> np.ndarray:
+    """Return the columns of the genes of a slide that the model is shown, int64 (n,), in order."""
     usual = int(model.card.get("genes_per_slide", len(model.genes)))
     known = np.flatnonzero(vocabulary >= 0)
-    shown = np.sort(known[np.argsort(-slide.std[known], kind="stable")[:usual]])
+    return np.sort(known[np.argsort(-slide.std[known], kind="stable")[:usual]])
+
+
+def token_layer(
+    model: Model, slide: Slide, vocabulary: np.ndarray, shown: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None, np.float32]:
+    """Return the weights of the `shown` genes, float32 (n, d), and what their sum is offset by, (d,), and scaled by."""
+    import torch
+
     with torch.inference_mode():
         weight, offset = model.network.input_layer(torch.from_numpy(vocabulary[shown]))
         used = slide.std[shown] > 0 if model.config.scaling == "zscore" else np.ones(len(shown), dtype=bool)
         scale = model.network.token_scale(torch.tensor(float(used.sum()))).item()
-    tokens = slide.project(weight.numpy(), model.config.scaling, shown)
-    if offset is not None:
-        tokens += offset.numpy()[used].sum(0)
-    return tokens * np.float32(scale)
+    return weight.numpy(), None if offset is None else offset.numpy()[used].sum(0), np.float32(scale)
