@@ -109,4 +109,5 @@ def token_layer(
         weight, offset = model.network.input_layer(torch.from_numpy(vocabulary[shown]))
         used = slide.std[shown] > 0 if model.config.scaling == "zscore" else np.ones(len(shown), dtype=bool)
         scale = model.network.token_scale(torch.tensor(float(used.sum()))).item()
-    return weight.numpy(), None if offset is None else offset.numpy()[used].sum(0), np.float32(scale)
+    rows = weight.detach().numpy()  # of additive tokens, a view of a parameter
+    return rows, None if offset is None else offset.numpy()[used].sum(0), np.float32(scale)

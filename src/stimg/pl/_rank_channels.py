@@ -117,7 +117,8 @@ def _read(table: AnnData, key: str) -> pd.DataFrame:
         raise KeyError(msg)
     found = table.uns[key]
     if not isinstance(found, pd.DataFrame) or not set(COLUMNS) <= set(found) or not len(found):
-        msg = f"Expected the table of `stimg.tl.rank_channels` in `adata.uns[{key!r}]`, found {type(found).__name__}."
+        other = f"columns {list(found)}" if isinstance(found, pd.DataFrame) else type(found).__name__
+        msg = f"Expected the table of `stimg.tl.rank_channels` in `adata.uns[{key!r}]`, found {other}."
         raise ValueError(msg)
     return found
 
