@@ -5,12 +5,13 @@
 With the bundled weights, on a section of cortex and one of breast cancer, for every expert label against all others.
 Slides are embedded in one orientation, with the default stride, for scores and for changed slides alike. "Integrated"
 is integrated gradients (Sundararajan et al. 2017, arXiv:1703.01365) in four steps from a slide on which every gene has
-its mean. scanpy is `rank_genes_groups` by t-test, by the size of its score.
+its mean. scanpy is `rank_genes_groups` by t-test.
 
 1. **Single genes.** What the distance between a label and the others loses if one gene has its mean on the whole slide,
    correlated with the score over genes: for each label the two first by either method, the last and one from the
    middle, and 40 at random. "Slope" is that of the loss on the score. Mean over labels, and the worst one.
 2. **Many genes.** What the distance loses if the first 10 or 100 genes of a ranking have their mean; mean over labels.
+   scanpy's ranking is that by the size of its score, since genes with less expression count, too.
 3. **Known markers.** The rank of layer markers (Maynard et al. 2021) in their layer, among the genes that the network
    is shown, and how many of the first 50 genes with more expression in a layer are among scanpy's first 50.
 """

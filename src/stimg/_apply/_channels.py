@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from stimg.models import Model
 
 VALUES_AT_ONCE = 2**27  # of the gradients of several groups, 512 MB
+GROUPS_AT_ONCE = 16  # their targets wait in every batch
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def rank_table(
         if differences is not None and separation.shares is not None:
             shares = on_sites(slide, separation.shares[:, slide.obs_index].T)
             differences[:, shown] += slide.project_back(shares, "zscore", shown).T
-        step = max(1, VALUES_AT_ONCE // sites.size)
+        step = max(1, min(GROUPS_AT_ONCE, VALUES_AT_ONCE // sites.size))
         for start in range(0, len(names), step):
             part = range(start, min(start + step, len(names)))
             targets = np.stack([on_sites(slide, separation.targets(i)[slide.obs_index]) for i in part])
