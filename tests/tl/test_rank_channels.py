@@ -159,6 +159,16 @@ def test_batches_parts_of_groups_and_modes_of_torch_do_not_matter(make_slide, tr
     assert len(slide.uns["some"]) == 80
 
 
+def test_the_number_of_threads_does_not_matter(make_slide, trained):
+    slide, before = make_slide(), torch.get_num_threads()
+    found = stimg.tl.rank_channels(slide, trained, "domain", batch_size=2)
+    torch.set_num_threads(3)
+    try:
+        pd.testing.assert_frame_equal(stimg.tl.rank_channels(slide, trained, "domain", batch_size=2), found)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_without_a_key_scores_are_shares_of_the_variance(make_slide, trained):
     slide = make_slide()
     ranked = stimg.tl.rank_channels(slide, trained)

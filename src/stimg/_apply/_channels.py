@@ -51,7 +51,7 @@ def find_separation(
 
     Observations with a negative code belong to nobody. A `ValueError` names a group whose embedding has the same mean.
     """
-    embedding = embedding - embedding.mean(0)
+    embedding = embedding - embedding.mean(0, dtype=np.float64).astype(np.float32)
     if codes is None:
         shares, sizes = None, np.array([np.square(embedding, dtype=np.float64).sum() / len(embedding)])
     else:
