@@ -85,6 +85,7 @@ def ready(trained):
         stimg.tl.embed(slide, trained)
         stimg.tl.domains(slide, 3)
         stimg.tl.reconstruct(slide, trained, hidden=np.arange(120) % 7 == 0)
+        stimg.tl.rank_channels(slide, trained, "domain")
     return slide
 
 
@@ -132,6 +133,7 @@ def calls(slide, trained, histology, collection):
         stimg.tl.pretrain: {"patches": patches, "config": config, **once},
         stimg.tl.embed: {"adata": slide, "model": trained},
         stimg.tl.domains: {"adata": slide, "n_domains": 3, "method": "kmeans"},
+        stimg.tl.rank_channels: {"adata": slide, "model": trained, "key": "domain", "groups": ["layer1"]},
         stimg.tl.reconstruct: {"adata": slide, "model": trained},
         stimg.tl.align: {"patches": crops, "config": pairs.config, "crop_size": 64, **once},
         stimg.tl.train_expression: {"patches": crops, "config": dense.config, **once},
@@ -140,6 +142,7 @@ def calls(slide, trained, histology, collection):
         stimg.tl.retrieve: {"slides": image, "query": image},
         stimg.tl.retrieve_expression: {"adata": image, "reference": image, "genes": [gene]},
         stimg.pl.domains: {"adata": slide},
+        stimg.pl.rank_channels: {"adata": slide},
         stimg.pl.reconstruction: {"adata": slide, "genes": [slide.obsm["stimg"].columns[0]]},
         stimg.pl.expression_map: {"adata": image, "genes": [gene]},
         stimg.pl.gene_correlation: {"correlations": stimg.metrics.gene_correlations(true, predicted)},

@@ -18,6 +18,7 @@ IMAGE_EXPRESSION: Final = "stimg_image"
 IMAGE_EMBEDDING: Final = "X_stimg_image"
 GENE_EMBEDDING: Final = "X_stimg_gene"
 RETRIEVED: Final = "stimg_retrieved"
+CHANNELS: Final = "stimg_rank_channels"
 ARRAY_ROW: Final = "array_row"
 ARRAY_COL: Final = "array_col"
 IN_TISSUE: Final = "in_tissue"
@@ -31,10 +32,11 @@ STEP_RECONSTRUCT: Final = "reconstruct"
 STEP_PREDICT: Final = "predict_expression"
 STEP_ALIGN: Final = "embed_pairs"
 STEP_RETRIEVE: Final = "retrieve_expression"
+STEP_CHANNELS: Final = "rank_channels"
 EXPRESSION_MAP: Final = "expression_map"
 STEPS: Final = (
     *(STEP_LATTICE, STEP_GENES, STEP_EMBED, STEP_DOMAINS, STEP_ANNOTATE, STEP_RECONSTRUCT),
-    *(STEP_PREDICT, STEP_ALIGN, STEP_RETRIEVE, EXPRESSION_MAP),
+    *(STEP_PREDICT, STEP_ALIGN, STEP_RETRIEVE, STEP_CHANNELS, EXPRESSION_MAP),
 )
 
 

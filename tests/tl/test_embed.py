@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -39,6 +40,15 @@ def test_a_saved_model_gives_the_same_embedding(make_slide, trained, tmp_path):
     stimg.tl.embed(slide, tmp_path / "m.safetensors")
     np.testing.assert_array_equal(slide.obsm["X_stimg"], expected)
     assert len(slide.uns["stimg"]["embed"]["sha256"]) == 64
+
+
+def test_a_model_with_the_paper_s_tokens_embeds(make_slide):
+    slide = make_slide()
+    config = replace(stimg.nn.get_config("paper"), dim=32, encoder_layers=1, decoder_layers=1, heads=2)
+    model = stimg.tl.pretrain(stimg.pp.to_patches(slide, size=8, n_channels=24), config, max_steps=2)
+    stimg.tl.embed(slide, model)
+    assert np.isfinite(slide.obsm["X_stimg"]).all()
+    assert slide.obsm["X_stimg"].std() > 0
 
 
 def test_cells_on_one_site_share_their_row(make_slide, trained):

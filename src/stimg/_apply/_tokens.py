@@ -79,8 +79,18 @@ def _check_detected(slide: Slide, known: np.ndarray) -> None:
         )
 
 
+def site_tokens(model: Model, slide: Slide, vocabulary: np.ndarray) -> np.ndarray:
+    """Return the tokens of a whole slide, float32 (n_sites, d), from the genes that the model is shown."""
+    shown = shown_genes(model, slide, vocabulary)
+    weight, offset, scale = token_layer(model, slide, vocabulary, shown)
+    tokens = slide.project(weight, model.config.scaling, shown)
+    if offset is not None:
+        tokens += offset
+    return tokens * scale
+
+
 def shown_genes(model: Model, slide: Slide, vocabulary: np.ndarray) -> np.ndarray:
-    """Return the columns of a slide's genes that the model is shown, int64 (n,).
+    """Return the columns of a slide's genes that the model is shown, int64 (n,), in order.
 
     Those that it knows; if there are more than the training slides had, the most variable ones on the slide.
     """
@@ -89,16 +99,15 @@ def shown_genes(model: Model, slide: Slide, vocabulary: np.ndarray) -> np.ndarra
     return np.sort(known[np.argsort(-slide.std[known], kind="stable")[:usual]])
 
 
-def site_tokens(model: Model, slide: Slide, vocabulary: np.ndarray) -> np.ndarray:
-    """Return the tokens of a whole slide, float32 (n_sites, d), from the genes that the model is shown."""
+def token_layer(
+    model: Model, slide: Slide, vocabulary: np.ndarray, shown: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None, np.float32]:
+    """Return the weights of the `shown` genes, float32 (n, d), and what their sum is offset by, (d,), and scaled by."""
     import torch
 
-    shown = shown_genes(model, slide, vocabulary)
     with torch.inference_mode():
         weight, offset = model.network.input_layer(torch.from_numpy(vocabulary[shown]))
         used = slide.std[shown] > 0 if model.config.scaling == "zscore" else np.ones(len(shown), dtype=bool)
         scale = model.network.token_scale(torch.tensor(float(used.sum()))).item()
-    tokens = slide.project(weight.numpy(), model.config.scaling, shown)
-    if offset is not None:
-        tokens += offset.numpy()[used].sum(0)
-    return tokens * np.float32(scale)
+    rows = weight.detach().numpy()  # of additive tokens, a view of a parameter
+    return rows, None if offset is None else offset.numpy()[used].sum(0), np.float32(scale)

@@ -104,15 +104,36 @@ class Slide:
         """
         result = np.empty((self.n_sites, weight.shape[1]), dtype=np.float32)
         offset = np.zeros(weight.shape[1], dtype=np.float32)
-        mean, std = self.mean[genes], self.std[genes]
         if scaling == "zscore":
-            weight = weight * np.divide(1, std, out=np.zeros_like(std), where=std > 0)[:, None]
-            offset = mean @ weight
-        limit = mean + CLIP * std
+            weight = weight * self._per_deviation(genes)[:, None]
+            offset = self.mean[genes] @ weight
+        for rows, part in self._clipped_blocks(scaling, genes):
+            result[rows] = part @ weight - offset
+        return result
+
+    def project_back(self, values: np.ndarray, scaling: str, genes: np.ndarray) -> np.ndarray:
+        """Return the transposed scaled expression of the columns `genes`, less its mean, times `values` (n_sites, k).
+
+        It is float64 (len(genes), k). Expression is scaled and clipped as in `project`, from which this differs by
+        the mean if `scaling` is `"log"`.
+        """
+        result = np.zeros((len(genes), values.shape[1]))
+        for rows, part in self._clipped_blocks(scaling, genes):
+            result += part.T @ values[rows].astype(np.float64)
+        result -= np.outer(self.mean[genes], values.sum(0, dtype=np.float64))
+        return result * self._per_deviation(genes)[:, None] if scaling == "zscore" else result
+
+    def _per_deviation(self, genes: np.ndarray) -> np.ndarray:
+        """Return one over the deviation of each of `genes`, 0 for constant ones."""
+        std = self.std[genes]
+        return np.divide(1, std, out=np.zeros_like(std), where=std > 0)
+
+    def _clipped_blocks(self, scaling: str, genes: np.ndarray) -> Iterator[tuple[slice, sparse.csr_array]]:
+        """Yield expression of the columns `genes` by blocks of rows, clipped where it will be z-scored."""
+        limit = self.mean[genes] + CLIP * self.std[genes]
         for rows, block in row_blocks(self.expression):
             part = take_columns(block, genes)
             if scaling == "zscore":
                 clipped = np.minimum(part.data, limit.take(part.indices))
                 part = sparse.csr_array((clipped, part.indices, part.indptr), shape=part.shape)
-            result[rows] = part @ weight - offset
-        return result
+            yield rows, part

@@ -3,4 +3,5 @@ from ._expression_map import expression_map as expression_map
 from ._gene_correlation import gene_correlation as gene_correlation
 from ._history import history as history
 from ._patches import patches as patches
+from ._rank_channels import rank_channels as rank_channels
 from ._reconstruction import reconstruction as reconstruction

@@ -5,6 +5,7 @@ from ._embed import embed as embed
 from ._embed_pairs import embed_pairs as embed_pairs
 from ._predict_expression import predict_expression as predict_expression
 from ._pretrain import pretrain as pretrain
+from ._rank_channels import rank_channels as rank_channels
 from ._reconstruct import reconstruct as reconstruct
 from ._retrieve import retrieve as retrieve
 from ._retrieve_expression import retrieve_expression as retrieve_expression
