@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from pandas.api.types import union_categoricals
 
 from stimg import _keys
 from stimg._cluster._labels import joined_labels
@@ -115,17 +114,20 @@ def _samples(tables: list[AnnData], library_key: str | None, names: Sequence[str
 
 
 def _conditions(tables: list[AnnData], key: str) -> pd.Categorical:
-    """Return the condition of each observation of all tables; it must not be missing."""
-    columns = []
+    """Return the condition of each observation of all tables; it must not be missing.
+
+    They are in the order of a table's categories, if one has all of them, or else sorted.
+    """
     for table in tables:
         check_obs_key(table, key, argument="condition_key")
-        column = table.obs[key]
-        if missing := int(column.isna().sum()):
+        if missing := int(table.obs[key].isna().sum()):
             msg = f"`adata.obs[{key!r}]` (`condition_key`) has {missing} missing values. Give every observation one."
             raise ValueError(msg)
-        labels = pd.Categorical(column)
-        columns.append(labels.rename_categories([str(name) for name in labels.categories]).remove_unused_categories())
-    return union_categoricals(columns, ignore_order=True)
+    values = np.concatenate([table.obs[key].astype(str).to_numpy(dtype=object) for table in tables])
+    present = set(values)
+    orders = [[str(name) for name in pd.Categorical(table.obs[key]).categories] for table in tables]
+    order = next((one for one in orders if present <= set(one)), sorted(present))
+    return pd.Categorical(values, categories=[name for name in order if name in present])
 
 
 def _one_condition(samples: np.ndarray, conditions: pd.Categorical, key: str) -> dict[str, str]:

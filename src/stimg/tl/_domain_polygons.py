@@ -97,7 +97,8 @@ def domain_polygons(
     if isinstance(sdata, AnnData):
         msg = (
             "Expected a SpatialData, found an AnnData, which has no place for polygons. Read the slide with "
-            "`spatialdata_io`, or convert it: `sdata = spatialdata_io.experimental.from_legacy_anndata(adata)`."
+            "`spatialdata_io`, or convert it: `from spatialdata_io.experimental import from_legacy_anndata; sdata = "
+            "from_legacy_anndata(adata)`."
         )
         raise TypeError(msg)
     table = resolve_table(sdata, table_key, copy=copy)
@@ -137,7 +138,7 @@ def domain_polygons(
     changed.shapes[key_added] = shapes
     write_record(table, _keys.STEP_POLYGONS, key_added, {"key": key, "lattice": lattice_key, "kind": lattice.kind})
     left_out = int((labels.codes < 0).sum())
-    text = "Added .shapes[%r]: %d domains of .obs[%r] as polygons (%d observations without a label left out)."
+    text = "Added .shapes[%r]: %d outlines of domains in .obs[%r] (%d observations without a label left out)."
     logger.info(text, key_added, len(shapes), key, left_out)
     return result  # type: ignore[return-value]
 
