@@ -19,6 +19,8 @@ MOST_OFF = 0.5  # of the pitch, between a site and its observation
 REACH = 1.5  # of the pitch: free observations less than twice as far apart are in one piece of tissue
 MARGIN = 0.5  # of the pitch: the tissue around a free observation
 FAR = 10.0
+PLACE_DIGITS = 3  # of a pitch: free observations that are nearer to each other are in one place
+CORNER_DIGITS = 6  # corners that differ less are one, so that cells that meet there do not cross
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,13 @@ class Cells:
         """Return the area of the chosen cells, bool (n_cells,), as one polygon or multipolygon."""
         import shapely
 
+        try:
+            whole = shapely.coverage_union_all(self.polygons[chosen])
+        except shapely.errors.GEOSException:  # corners that differ by rounding, as of points on a circle
+            whole = shapely.union_all(self.polygons[chosen])
         if self.tissue is None:
-            return shapely.coverage_union_all(self.polygons[chosen])
-        area = shapely.intersection(shapely.union_all(self.polygons[chosen]), self.tissue)
+            return whole
+        area = shapely.intersection(whole, self.tissue)
         parts = shapely.get_parts(area)
         return shapely.union_all(parts[shapely.get_type_id(parts) == 3])  # no lines along which areas touch
 
@@ -80,20 +86,19 @@ def nearest_cells(points: np.ndarray) -> Cells:
     import shapely
     from scipy.spatial import Voronoi
 
-    unique, first = np.unique(points, axis=0, return_index=True)
-    pitch = default_pitch(unique)
-    middle = (unique.min(0) + unique.max(0)) / 2
-    local = (unique - middle) / pitch
+    pitch = default_pitch(np.unique(points, axis=0))
+    middle = (points.min(0) + points.max(0)) / 2
+    local, first = np.unique(np.round((points - middle) / pitch, PLACE_DIGITS), axis=0, return_index=True)
     reach = np.abs(local).max() + REACH
     around = FAR * reach * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])  # so that all other cells are bounded
     diagram = Voronoi(np.concatenate([local, around]))
     regions = [diagram.regions[number] for number in diagram.point_region[: len(local)]]
     cell = np.repeat(np.arange(len(local)), [len(region) for region in regions])
-    corners = diagram.vertices[np.concatenate(regions)]
+    corners = np.round(diagram.vertices, CORNER_DIGITS)[np.concatenate(regions)]
     away = corners - local[cell]
     order = np.lexsort((np.arctan2(away[:, 1], away[:, 0]), cell))
     rings = shapely.linearrings(corners[order], indices=cell)
-    near = shapely.union_all(shapely.buffer(shapely.points(local), REACH))
-    tissue = shapely.buffer(near, MARGIN - REACH)
+    near = shapely.union_all(shapely.buffer(shapely.points(local), REACH, quad_segs=4))
+    tissue = shapely.buffer(near, MARGIN - REACH, quad_segs=4)
     placed = [shapely.transform(one, lambda xy: xy * pitch + middle) for one in (shapely.polygons(rings), tissue)]
     return Cells(placed[0], first, placed[1])
