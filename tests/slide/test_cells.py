@@ -66,6 +66,8 @@ def test_points_that_are_not_on_the_lattice_are_refused():
     points = points_of(sites, "hex")
     with pytest.raises(ValueError, match="pitches from their sites"):
         site_cells(sites, "hex", 0, points[np.random.default_rng(0).permutation(36)])
+    points[7] += 30  # a single spot may be further away
+    assert len(site_cells(sites, "hex", 0, points).polygons) == 36
     with pytest.raises(ValueError, match="not in a line"):
         site_cells(sites[:6], "hex", 0, points[:6])
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # Corners from the middle of a site: in halves of its width and, of a hexagon, in thirds of the height of a row.
 HEXAGON = np.array([[0, 2], [1, 1], [1, -1], [0, -2], [-1, -1], [-1, 1]])
 SQUARE = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
-MOST_OFF = 0.5  # of the pitch, between a site and its observation
+MOST_OFF = 0.5  # of the pitch, the median between a site and its observation
 REACH = 1.5  # of the pitch: free observations less than twice as far apart are in one piece of tissue
 MARGIN = 0.5  # of the pitch: the tissue around a free observation
 FAR = 10.0
@@ -59,10 +59,11 @@ def site_cells(sites: np.ndarray, kind: str, parity: int, points: np.ndarray) ->
         msg = f"Expected three or more observations of a section, not in a line, found {len(sites)}."
         raise ValueError(msg)
     pitch = float(np.linalg.norm(affine[:2], axis=1).mean())
-    if not (off := float(np.abs(places @ affine - points).max())) <= MOST_OFF * pitch:
+    off = float(np.median(np.abs(places @ affine - points).max(1)))
+    if not off <= MOST_OFF * pitch:
         msg = (
-            f"The elements that the table annotates lie up to {off / pitch:.2g} pitches from their sites: the lattice "
-            "is that of other coordinates. Run `stimg.pp.to_lattice(sdata)` again."
+            f"The elements that the table annotates lie {off / pitch:.2g} pitches from their sites (median): the "
+            "lattice is that of other coordinates. Run `stimg.pp.to_lattice(sdata)` again."
         )
         raise ValueError(msg)
     unique, first = np.unique(sites, axis=0, return_index=True)

@@ -35,7 +35,7 @@ def rank_genes(
 ) -> Axes:
     """Draw the best genes of each domain: how strongly, and in how many observations, every domain expresses them.
 
-    This is scanpy's dot plot (:class:`scanpy.pl.DotPlot`) of the log-normalised values that were ranked. Each gene is
+    This is scanpy's dot plot (`scanpy.pl.DotPlot`) of the log-normalised values that were ranked. Each gene is
     scaled from 0, its lowest mean in a domain, to 1, its highest.
 
     Parameters

@@ -53,7 +53,7 @@ def rank_genes(
 ) -> pd.DataFrame:
     """Rank genes by how well they tell each domain from all others.
 
-    This is :func:`scanpy.tl.rank_genes_groups` on log-normalised values, which are computed from the recorded layer and
+    This is `scanpy.tl.rank_genes_groups` on log-normalised values, which are computed from the recorded layer and
     scale; expression in `adata` stays as it is.
 
     Parameters
@@ -83,7 +83,7 @@ def rank_genes(
         and `share_outside` (0 to 1), the share of observations in the domain, and in all others, that express the gene.
 
     Also written are
-    `.uns[key_added]` : what scanpy writes, for :func:`scanpy.get.rank_genes_groups_df` and scanpy's plots.
+    `.uns[key_added]` : what scanpy writes, for `scanpy.get.rank_genes_groups_df` and scanpy's plots.
     `.uns["stimg"]["rank_genes"]` : parameters, `domains` and `n_obs`, the number of observations of each.
 
     Raises
