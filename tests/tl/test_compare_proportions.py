@@ -37,6 +37,13 @@ def test_samples_are_compared_by_centred_log_ratios():
     np.testing.assert_allclose(found["share"], [0.225, 0.3, 0.475])
 
 
+def test_the_order_of_rows_and_absent_zeros_do_not_matter():
+    rows = table({"control": [(5, 3, 0), (6, 2, 1)], "treated": [(1, 2, 3), (2, 0, 3)]})
+    right = stimg.tl.compare_proportions(rows)
+    mixed = rows[rows["n_obs"] > 0].sample(frac=1, random_state=0)
+    pd.testing.assert_frame_equal(stimg.tl.compare_proportions(mixed), right)
+
+
 def test_more_spots_of_the_same_samples_are_no_more_evidence():
     few = stimg.tl.compare_proportions(table(COUNTS))
     many = {name: [tuple(1000 * n for n in sample) for sample in samples] for name, samples in COUNTS.items()}

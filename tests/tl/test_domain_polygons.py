@@ -153,6 +153,8 @@ def test_bad_input_is_refused(sdata):
         stimg.tl.domain_polygons(sdata["table"], "domain")
     with pytest.raises(KeyError, match=r"stimg\.tl\.domains"):
         stimg.tl.domain_polygons(sdata)
+    with pytest.raises(ValueError, match="`key_added`, found 'my areas'"):
+        stimg.tl.domain_polygons(sdata, "domain", key_added="my areas")
     with pytest.raises(KeyError, match="table_key"):
         stimg.tl.domain_polygons(sdata, "domain", table_key="none")
     with pytest.raises(ValueError, match="annotates no element"):

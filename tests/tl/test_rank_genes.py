@@ -171,12 +171,15 @@ def test_spatialdata_and_views(slide):
         ({"key": "one"}, ValueError, "two domains"),
         ({"key": "empty"}, ValueError, "only missing values"),
         ({"key": "alike"}, ValueError, "read alike"),
+        ({"key": "lists"}, ValueError, "unhashable"),
+        ({"key": "names"}, ValueError, "found 0 among"),
     ],
 )
 def test_bad_input_is_refused_and_leaves_the_slide_alone(slide, arguments, error, message):
     slide.obs["share"] = np.linspace(0, 1, slide.n_obs)
     slide.obs["one"], slide.obs["empty"] = "all", None
     slide.obs["alike"] = pd.Categorical([1, "1"] * (slide.n_obs // 2))
+    slide.obs["lists"], slide.obs["names"] = [[1]] * slide.n_obs, slide.obs_names
     before = repr(slide.uns)
     with pytest.raises(error, match=message):
         stimg.tl.rank_genes(slide, **({"key": "domain"} | arguments))

@@ -30,8 +30,13 @@ def read_labels(table: AnnData, key: str, *, argument: str = "key", advice: str 
     if isinstance(column, pd.DataFrame):
         msg = f"`adata.obs` has several columns {key!r} (`{argument}`). Give each column a name of its own."
         raise ValueError(msg)
-    if column.dtype.kind == "f" or column.nunique() > MOST_LABELS:
-        found = column.dtype if column.dtype.kind == "f" else f"{column.nunique():,} different values"
+    try:
+        n_names = column.nunique()
+    except TypeError as e:  # lists and the like
+        msg = f"Expected labels in `adata.obs[{key!r}]` (`{argument}`), found objects without names ({e})."
+        raise ValueError(msg) from None
+    if column.dtype.kind == "f" or n_names > MOST_LABELS:
+        found = column.dtype if column.dtype.kind == "f" else f"{n_names:,} different values"
         msg = (
             f"Expected categories in `adata.obs[{key!r}]` (`{argument}`), found {found}. Name a column of labels; "
             "numbers of clusters must be strings, integers or categories."

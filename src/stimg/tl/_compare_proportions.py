@@ -108,7 +108,9 @@ def _counts(proportions: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
         msg = f"Columns {missing} not found in `proportions`. Available: {list(proportions)}. Make it with {made}."
         raise KeyError(msg)
     table = proportions.assign(condition=proportions["condition"].astype("category"))
-    counts = table.pivot_table(index="sample", columns="domain", values="n_obs", observed=True, sort=False)
+    counts = table.pivot_table(
+        index="sample", columns="domain", values="n_obs", aggfunc="sum", fill_value=0, observed=True
+    )
     condition = table.drop_duplicates("sample").set_index("sample")["condition"].loc[counts.index]
     if condition.nunique() < 2 or counts.shape[1] < 2:
         msg = (

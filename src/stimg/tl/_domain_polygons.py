@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,7 +69,8 @@ def domain_polygons(
         No column `key`, no lattice, no such table, or no element that the table annotates.
     ValueError
         The table annotates no element, elements have no coordinate system in common, the lattice is that of other
-        coordinates, or something else is stored under `key_added`.
+        coordinates, or something else is stored under `key_added`; a section of an array with fewer than three
+        observations, or with all of them in a line.
 
     Notes
     -----
@@ -104,7 +106,7 @@ def domain_polygons(
     table = resolve_table(sdata, table_key, copy=copy)
     key_added = f"{key}{_keys.POLYGONS_SUFFIX}" if key_added is None else key_added
     labels = read_labels(table, key)
-    _check_free(sdata, table, key_added)
+    _check_place(sdata, table, key_added)
     lattice_key = str(read_record(table, _keys.STEP_LATTICE).get("key_added", _keys.LATTICE))
     lattice = read_lattice(table, lattice_key)
     points, transformations = stored_centroids(sdata, table)
@@ -143,8 +145,11 @@ def domain_polygons(
     return result  # type: ignore[return-value]
 
 
-def _check_free(sdata: SpatialData, table: AnnData, key: str) -> None:
-    """Refuse a table that annotates nothing, and to overwrite what is not an earlier result."""
+def _check_place(sdata: SpatialData, table: AnnData, key: str) -> None:
+    """Refuse a table that annotates nothing, a name that an element cannot have, and one that is taken."""
+    if not re.fullmatch(r"[\w.-]+", key):
+        msg = f"Expected a name of letters, digits, `_`, `.` and `-` in `key_added`, found {key!r}. Pass another."
+        raise ValueError(msg)
     if "region_key" not in table.uns.get("spatialdata_attrs", {}):
         msg = (
             "The table annotates no element of the SpatialData, so that the place of its observations is unknown. Name "

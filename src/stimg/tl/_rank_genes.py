@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("stimg")
 
 METHODS = ("wilcoxon", "t-test")
-MOST_RANKED = 50_000
+MOST_RANKED = 20_000
 FEWEST_OF_A_DOMAIN = 1000
 COLUMNS = {
     "group": "domain",
@@ -103,7 +103,7 @@ def rank_genes(
     -----
     **Use p-values for ranking only.** Domains that were found by clustering the same expression differ in some genes by
     construction, and neighbouring spots are not independent, so that p-values are far too small ("double dipping"; Gao
-    et al. 2024, J Am Stat Assoc 119:332). Of more than 50,000 labelled observations, about that many are ranked, evenly
+    et al. 2024, J Am Stat Assoc 119:332). Of more than 20,000 labelled observations, about that many are ranked, evenly
     spaced along the rows of each domain, with at least 1,000 of each.
 
     Examples
@@ -126,6 +126,7 @@ def rank_genes(
     layer, scale_ = said_expression(table, layer, scale)
     target_sum = float(read_record(table, _keys.STEP_GENES).get("target_sum", 1e4))
     rows = spaced_rows(labels.codes, MOST_RANKED, FEWEST_OF_A_DOMAIN)
+    logger.info("Ranking %d genes over %d observations by %s.", table.n_vars, len(rows), method)
     values = read_log_rows(table, layer, scale_, target_sum, rows)
     log1p = table.uns.get("log1p") if scale_ == "log" else None  # its base is that of the logarithms
     best, result = _rank(values, table.var_names, labels[rows], domains, key, n_genes, method, log1p)
@@ -165,8 +166,9 @@ def _ranked_domains(labels: pd.Categorical, key: str) -> list[str]:
     domains = [str(name) for name in counts.index[counts >= 2]]
     if len(domains) < 2:
         msg = (
-            f"Expected at least two domains of two or more observations in `adata.obs[{key!r}]`, found "
-            f"{counts.to_dict()}. Genes are ranked by how well they tell one domain from the others: find more domains."
+            f"Expected at least two domains of two or more observations in `adata.obs[{key!r}]`, found {len(domains)} "
+            f"among {[str(name) for name in counts.index[:5]]}. Genes are ranked by how well they tell one domain from "
+            "the others: find more domains."
         )
         raise ValueError(msg)
     if len(domains) < len(counts):
