@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 HEXAGON = np.array([[0, 2], [1, 1], [1, -1], [0, -2], [-1, -1], [-1, 1]])
 SQUARE = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
 MOST_OFF = 0.5  # of the pitch, the median between a site and its observation
-REACH = 1.5  # of the pitch: free observations less than twice as far apart are in one piece of tissue
+REACH = 1.5  # of the pitch: gaps into which no circle of this radius fits are tissue, too, where coordinates are free
 MARGIN = 0.5  # of the pitch: the tissue around a free observation
 FAR = 10.0
 PLACE_DIGITS = 3  # of a pitch: free observations that are nearer to each other are in one place
@@ -82,7 +82,7 @@ def site_cells(sites: np.ndarray, kind: str, parity: int, points: np.ndarray) ->
 def nearest_cells(points: np.ndarray) -> Cells:
     """Return the Voronoi cells of points (n_obs, 2): the tissue that is nearer to each than to any other.
 
-    The tissue is the area around the points, with gaps of up to about three pitches closed; holes that are wider stay.
+    The tissue is the area around the points, with gaps up to three pitches wide closed; holes that are wider stay.
     """
     import shapely
     from scipy.spatial import Voronoi
