@@ -76,6 +76,15 @@ def test_a_list_keeps_slides_apart_unless_a_column_joins_them(cohort):
         stimg.tl.domain_proportions([first, second])
 
 
+def test_sections_over_one_another_are_not_counted_as_one_sample():
+    mice = {f"m{seed}": stimg.datasets.synthetic(n_obs=200, n_genes=20, seed=seed) for seed in (0, 1)}
+    joined = anndata.concat(mice, label="batch", index_unique="-")
+    with pytest.raises(ValueError, match="library_key='batch'"):
+        stimg.tl.domain_proportions(joined, "domain")
+    assert set(stimg.tl.domain_proportions(joined, "domain", library_key="batch")["sample"]) == {"m0", "m1"}
+    assert set(stimg.tl.domain_proportions(joined, "domain", names=["both"])["sample"]) == {"both"}
+
+
 def test_order_of_domains_is_kept_where_the_first_slide_lacks_one():
     categories = ["1", "2", "10"]
     slides = [slide_of(pd.Categorical(labels, categories)) for labels in (["1", "10"], ["1", "2"])]

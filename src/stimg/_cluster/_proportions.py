@@ -11,7 +11,9 @@ import pandas as pd
 from stimg import _keys
 from stimg._cluster._labels import joined_labels
 from stimg._input._checks import check_library_key, check_names, check_obs_key
+from stimg._input._coordinates import check_coordinates
 from stimg._input._records import read_record, said
+from stimg._input._sections import check_one_section
 from stimg._input._tables import distinct_tables
 
 if TYPE_CHECKING:
@@ -99,6 +101,9 @@ def _samples(tables: list[AnnData], library_key: str | None, names: Sequence[str
         column = said(table, "library_key", library_key)
         check_library_key(table, column)
         if column is None:
+            spatial_key = str(said(table, "spatial_key", None, _keys.SPATIAL))
+            if spatial_key in table.obsm:
+                check_one_section(table, check_coordinates(table, spatial_key), spatial_key=spatial_key)
             found.append(np.full(table.n_obs, f"slide{number}", dtype=object))
         else:
             found.append(table.obs[column].astype(str).to_numpy(dtype=object))

@@ -60,8 +60,9 @@ def domain_proportions(
     KeyError
         A column is missing.
     ValueError
-        Domains of several slides that were found for each by itself; missing samples or conditions; a sample with two
-        conditions, or without any label; a bad argument.
+        Domains of several slides that were found for each by itself; sections that lie over one another and no
+        `library_key`; missing samples or conditions; a sample with two conditions, or without any label; a bad
+        argument.
 
     Examples
     --------
