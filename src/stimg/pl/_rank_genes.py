@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from spatialdata import SpatialData
 
+LETTER = 0.1  # inches of a letter in a name of a domain
+WIDTH, HEIGHT = 0.37, 0.35  # inches of a column and a row of scanpy's dots
 AGAIN = "Run `stimg.tl.rank_genes(adata)` again."
 
 
@@ -100,10 +102,12 @@ def rank_genes(
     drawn = AnnData(values.toarray(), obs=obs, var=pd.DataFrame(index=pd.Index(names[chosen])))
     title = "Best genes of each domain" if title is None else title
     shown = {domain: names[genes].tolist() for domain, genes in best.items()}
-    dots = DotPlot(drawn, shown, "domain", standard_scale="var", title=title, ax=ax)
-    dots.style(cmap="Reds", dot_edge_lw=0.3).legend(
-        colorbar_title="mean expression,\nlowest to highest\nof each gene",
-        size_title="share of observations\nwith the gene (%)",
+    rotation, room = _label_room(shown)
+    dots = DotPlot(drawn, shown, "domain", standard_scale="var", title=title, var_group_rotation=rotation, ax=ax)
+    dots.min_figure_height = max(dots.min_figure_height, HEIGHT * len(dots.categories) + 1 + room)
+    dots.style(cmap="Reds", dot_edge_lw=0.3)
+    dots.legend(
+        colorbar_title="mean expression\n(scaled per gene)", size_title="share of observations\nwith the gene (%)"
     )
     dots.make_figure()
     found: Axes = dots.get_axes()["mainplot_ax"]
@@ -141,3 +145,10 @@ def _best_genes(ranking: Any, n_genes: int) -> dict[str, list[str]]:
         msg = f"Expected genes that are higher in one domain than in the others, found none. {AGAIN}"
         raise ValueError(msg)
     return found
+
+
+def _label_room(shown: dict[str, list[str]]) -> tuple[int, float]:
+    """Return the rotation of the names of domains above their genes, and the inches that they need in addition."""
+    if all(LETTER * len(name) <= WIDTH * len(genes) for name, genes in shown.items()):
+        return 0, 0.0
+    return 90, LETTER * max(map(len, shown))
