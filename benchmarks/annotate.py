@@ -109,9 +109,7 @@ def held_out(model: Model) -> Iterator[dict]:
     entries = [entry for entry in read_slides(*SPLITS) if entry.get("labels")]
     for entry in entries:
         sources = [
-            other["adata"]
-            for other in entries
-            if other["tissue"] == entry["tissue"] and split_of(other) != "held_out"
+            other["adata"] for other in entries if other["tissue"] == entry["tissue"] and split_of(other) != "held_out"
         ]
         if split_of(entry) != "held_out" or not sources:
             continue
@@ -147,7 +145,10 @@ def foreign(model: Model) -> Iterator[dict]:
             continue
         record = slide.uns["stimg"]["annotate"]
         row = {"part": "foreign", "slide": name, "nearest tissue": record["tissue"][0]}
-        yield row | {"similarity": record["similarity"][0], "named": float((slide.obs["stimg_label"] != "unknown").mean())}
+        yield row | {
+            "similarity": record["similarity"][0],
+            "named": float((slide.obs["stimg_label"] != "unknown").mean()),
+        }
 
 
 def entries() -> list[dict]:
@@ -262,7 +263,9 @@ def write(rows: pd.DataFrame) -> None:
             own = pd.concat([own, mean])
         tables[str(part)] = own.round(3).to_markdown(index=False)
     (HERE / "results" / "annotate.md").write_text(
-        "\n".join([sections[0], *(f"**{body}\n\n{tables[key]}\n" for body, key in zip(sections[1:], tables, strict=True))])
+        "\n".join(
+            [sections[0], *(f"**{body}\n\n{tables[key]}\n" for body, key in zip(sections[1:], tables, strict=True))]
+        )
     )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
+import matplotlib.pyplot as plt
 import pytest
 
 import stimg
@@ -28,3 +30,16 @@ def test_readme_begins_with_the_two_commands():
     assert demo.endswith("&& python -m stimg demo")
     assert tests.endswith("&& python -m pytest")
     assert readme[: block.start()].count("\n\n") == 2, "only the title and one sentence come before"
+
+
+@pytest.mark.filterwarnings("ignore")  # of readers
+def test_after_domains_runs_as_it_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = ROOT / "docs" / "after_domains.md"
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL):
+        exec(compile(block, str(page), "exec"), names)
+    plt.close("all")
+    assert len(names["shares"]) == 20
+    assert names["outlines"].geometry.is_valid.all()
+    names["outlines"].to_file("domains.geojson")

@@ -19,6 +19,9 @@ IMAGE_EMBEDDING: Final = "X_stimg_image"
 GENE_EMBEDDING: Final = "X_stimg_gene"
 RETRIEVED: Final = "stimg_retrieved"
 CHANNELS: Final = "stimg_rank_channels"
+RANKED: Final = "stimg_rank_genes"
+POLYGONS_SUFFIX: Final = "_polygons"
+UNKNOWN: Final = "unknown"
 ARRAY_ROW: Final = "array_row"
 ARRAY_COL: Final = "array_col"
 IN_TISSUE: Final = "in_tissue"
@@ -33,10 +36,12 @@ STEP_PREDICT: Final = "predict_expression"
 STEP_ALIGN: Final = "embed_pairs"
 STEP_RETRIEVE: Final = "retrieve_expression"
 STEP_CHANNELS: Final = "rank_channels"
+STEP_RANK: Final = "rank_genes"
+STEP_POLYGONS: Final = "domain_polygons"
 EXPRESSION_MAP: Final = "expression_map"
 STEPS: Final = (
     *(STEP_LATTICE, STEP_GENES, STEP_EMBED, STEP_DOMAINS, STEP_ANNOTATE, STEP_RECONSTRUCT),
-    *(STEP_PREDICT, STEP_ALIGN, STEP_RETRIEVE, STEP_CHANNELS, EXPRESSION_MAP),
+    *(STEP_PREDICT, STEP_ALIGN, STEP_RETRIEVE, STEP_CHANNELS, STEP_RANK, STEP_POLYGONS, EXPRESSION_MAP),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -143,14 +144,9 @@ def centroids(sdata: Any, table: AnnData, system: str | None = None, *, apart: b
 
     attributes = table.uns["spatialdata_attrs"]
     region_key = attributes["region_key"]
+    names = annotated_regions(sdata, table)
     regions = table.obs[region_key].astype(str).to_numpy()
     instances = table.obs[attributes["instance_key"]].to_numpy()
-    names = list(dict.fromkeys(regions))
-    for region in names:
-        if region not in sdata:
-            available = [name for _, name, _ in sdata.gen_elements()]
-            msg = f"The table annotates {region!r}, which is not in the SpatialData. Available elements: {available}."
-            raise KeyError(msg)
     systems = {region: list(get_transformation(sdata[region], get_all=True)) for region in names}
     common = [name for name in systems[names[0]] if all(name in own for own in systems.values())]
     if not common and not apart and system is None:
@@ -163,7 +159,9 @@ def centroids(sdata: Any, table: AnnData, system: str | None = None, *, apart: b
     for region in names:
         rows = regions == region
         chosen = system or ("global" if "global" in common else (common or systems[region])[0])
-        points = get_centroids(sdata[region], coordinate_system=chosen).compute()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The index of the dataframe is not monotonic")
+            points = get_centroids(sdata[region], coordinate_system=chosen).compute()
         coordinates[rows] = points.reindex(instances[rows])[["x", "y"]].to_numpy()
     if bad := int(np.isnan(coordinates).any(1).sum()):
         msg = (
@@ -172,6 +170,42 @@ def centroids(sdata: Any, table: AnnData, system: str | None = None, *, apart: b
         )
         raise ValueError(msg)
     return coordinates
+
+
+def annotated_regions(sdata: Any, table: AnnData) -> list[str]:
+    """Return the names of the elements that the table annotates; one that is not there is a `KeyError`."""
+    regions = table.obs[table.uns["spatialdata_attrs"]["region_key"]].astype(str)
+    names = [str(name) for name in dict.fromkeys(regions)]
+    for region in names:
+        if region not in sdata:
+            available = [name for _, name, _ in sdata.gen_elements()]
+            msg = f"The table annotates {region!r}, which is not in the SpatialData. Available elements: {available}."
+            raise KeyError(msg)
+    return names
+
+
+def stored_centroids(sdata: Any, table: AnnData) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return the centroids of the elements that the table annotates as these are stored, and their transformations.
+
+    Elements with different transformations are brought to a coordinate system that all of them have.
+    """
+    from spatialdata.transformations import Identity, get_transformation
+
+    names = annotated_regions(sdata, table)
+    known = [get_transformation(sdata[name], get_all=True) for name in names]
+    if all(one == known[0] for one in known):
+        system, transformation = next(iter(known[0].items()))
+        matrix = np.linalg.inv(transformation.to_affine_matrix(("x", "y"), ("x", "y")))
+        return centroids(sdata, table, system) @ matrix[:2, :2].T + matrix[:2, 2], dict(known[0])
+    common = [system for system in known[0] if all(system in one for one in known)]
+    if not common:
+        msg = (
+            f"The regions {names[:5]} that the table annotates have no coordinate system in common, in which their "
+            "domains could be drawn together. Give them one (`spatialdata.transformations.set_transformation`)."
+        )
+        raise ValueError(msg)
+    system = "global" if "global" in common else common[0]
+    return centroids(sdata, table, system), {system: Identity()}
 
 
 def units_of(

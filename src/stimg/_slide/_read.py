@@ -11,7 +11,7 @@ from scipy import sparse
 from stimg import _keys
 from stimg._input._checks import check_obsm, check_var_unique
 from stimg._input._records import read_record
-from stimg._input._rows import by_nonzeros, collect_rows, is_mapped, read_expression
+from stimg._input._rows import by_nonzeros, collect_rows, expression_blocks, is_mapped, read_expression, row_blocks
 from stimg._slide._gene_match import gene_names
 from stimg._slide._lattice import SINGLE, read_lattice
 from stimg._slide._slide import Slide
@@ -92,6 +92,29 @@ def _site_rows(
             if scale == "log":
                 values = sparse.csr_array(sparse.diags_array(1 / shared.astype(np.float32)) @ values)
         yield log_normalise(values, target_sum, columns) if scale == "counts" else take_columns(values, columns)
+
+
+def read_log_rows(
+    table: AnnData,
+    layer: str | None,
+    scale: str,
+    target_sum: float,
+    rows: np.ndarray,
+    columns: np.ndarray | None = None,
+) -> sparse.csr_array:
+    """Return checked, log-normalised expression, float32 (len(rows), n_genes), of increasing `rows` of a table.
+
+    The table is read in blocks, of which only these rows, and the genes at `columns` (by default all), are kept.
+    """
+    parts, start = [], 0
+    for block in expression_blocks(table, layer, scale):
+        for here, part in row_blocks(block):
+            first, last = np.searchsorted(rows, [start + here.start, start + here.stop])
+            chosen = sparse.csr_array(part[rows[first:last] - start - here.start])
+            counts = scale == "counts"
+            parts.append(log_normalise(chosen, target_sum, columns) if counts else take_columns(chosen, columns))
+        start += block.shape[0]
+    return sparse.csr_array(sparse.vstack(parts, format="csr"))
 
 
 def read_selected(

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from stimg import _keys
-from stimg._cluster._colours import MOST_DOMAINS, UNLABELLED, domain_colours
+from stimg._cluster._colours import MOST_DOMAINS, UNLABELLED, colours_of
 from stimg._input._checks import check_obs_key, checked
 from stimg._input._tables import resolve_table
 from stimg.pl._canvas import FILL, add_scale_bar, draw_raster, draw_spots, read_section, section_image
@@ -93,7 +93,7 @@ def domains(
         raise ValueError(msg)
     labels = pd.Categorical(table.obs[key])
     names = [str(name) for name in labels.categories]
-    colours = _colours(table, key, len(names))
+    colours = colours_of(table, key, len(names))
     if ax is None:
         ax = plt.subplots(figsize=(6, 5), layout="constrained")[1]
     codes = labels.codes[section.rows]
@@ -128,9 +128,3 @@ def _check_domains(table: AnnData, key: str) -> None:
         found = column.dtype if column.dtype.kind == "f" else f"{column.nunique():,} different values"
         msg = f"Expected categories in `adata.obs[{key!r}]`, found {found}. Draw numbers with {drawn}."
         raise ValueError(msg)
-
-
-def _colours(table: AnnData, key: str, count: int) -> list[str]:
-    """Return the colours recorded for the key if there are enough, else those of `tl.domains`."""
-    recorded = [str(colour) for colour in table.uns.get(f"{key}_colors", [])]
-    return recorded if len(recorded) >= count else domain_colours(count)

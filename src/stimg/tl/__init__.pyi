@@ -1,11 +1,16 @@
 from ._align import align as align
 from ._annotate import annotate as annotate
+from ._compare_proportions import compare_proportions as compare_proportions
+from ._domain_polygons import domain_polygons as domain_polygons
+from ._domain_proportions import domain_proportions as domain_proportions
 from ._domains import domains as domains
 from ._embed import embed as embed
 from ._embed_pairs import embed_pairs as embed_pairs
+from ._enrichment import enrichment as enrichment
 from ._predict_expression import predict_expression as predict_expression
 from ._pretrain import pretrain as pretrain
 from ._rank_channels import rank_channels as rank_channels
+from ._rank_genes import rank_genes as rank_genes
 from ._reconstruct import reconstruct as reconstruct
 from ._retrieve import retrieve as retrieve
 from ._retrieve_expression import retrieve_expression as retrieve_expression

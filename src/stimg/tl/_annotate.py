@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("stimg")
 
-UNKNOWN = "unknown"
-
 
 @checked
 def annotate(
@@ -167,7 +165,7 @@ def annotate(
             codes[named.rows] = pd.Index(order).get_indexer(_written(named.names, len(used)))[named.codes]
             confidence[named.rows] = named.confidence
         codes[confidence <= min_confidence if min_confidence else confidence < 0] = len(order)
-        table.obs[key_added] = pd.Categorical.from_codes(codes, [*order, UNKNOWN])
+        table.obs[key_added] = pd.Categorical.from_codes(codes, [*order, _keys.UNKNOWN])
         table.obs[key_added + _keys.CONFIDENCE_SUFFIX] = confidence
         table.uns[f"{key_added}_colors"] = [*domain_colours(len(order)), UNLABELLED]
         record |= {
@@ -217,7 +215,7 @@ def _labels(table: AnnData, key: str) -> np.ndarray:
     """Return the label of every observation, str (n_obs,), empty for those that are missing or `"unknown"`."""
     column = table.obs[key]
     labels = column.astype(object).where(column.notna(), "").astype(str).to_numpy()
-    return np.where(np.char.lower(labels.astype(str)) == UNKNOWN, "", labels).astype(str)
+    return np.where(np.char.lower(labels.astype(str)) == _keys.UNKNOWN, "", labels).astype(str)
 
 
 def _names_of(tables: list[AnnData], key: str, model: Model, windows: dict[str, Any], expression: Any) -> Names:
