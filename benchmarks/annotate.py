@@ -19,14 +19,15 @@ expression by which the tissue is recognised, and the share of spots that get a 
 **Cohorts.** Every labelled section is named from each other one of its data set. The weights were trained without any
 labels (`train.py judged --label-loss 0`). "stimg, reference" is `annotate(reference=...)`; "stimg, trained on it" is
 `pretrain(init=...)` for a minute on the annotated section, then `annotate`. Beside them: scanpy's `ingest`, logistic
-regression on scaled log-normalised expression of all shared genes as in CellTypist, and k-NN as above. Sections marked *
-were used to choose features and penalty; there are no others in two of the data sets.
+regression on scaled log-normalised expression of all shared genes as in CellTypist, and k-NN as above. Sections
+marked * were used to choose features and penalty.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 import tomllib
@@ -48,11 +49,12 @@ from sklearn.neighbors import KNeighborsClassifier
 import stimg
 from stimg.models import Model
 
-HERE = Path(__file__).parent
-sys.path += [str(HERE), str(HERE / "pretrain")]
+sys.path.append(str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parent / "pretrain"))
 from baselines import add_shared_baselines
 from train import SPLITS, read_slides, split_of
 
+HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "annotate.json"
 BLURRED = "PCA + 18 nearest, shared"
 COHORTS = {
@@ -125,8 +127,6 @@ def held_out(model: Model) -> Iterator[dict]:
 
 def foreign(model: Model) -> Iterator[dict]:
     """Name the slides of tissues that have no labels."""
-    import os
-
     root = Path(os.environ["STIMG_DATA_DIR"])
     labelled = {entry["file"] for entry in entries() if entry.get("labels")}
     tissues = {entry["file"]: entry["tissue"] for entry in entries()}
@@ -194,8 +194,6 @@ def regression(slide: AnnData, source: AnnData) -> np.ndarray:
 
 def cohorts(model: Model) -> Iterator[dict]:
     """Name every section of a data set from each other one."""
-    import os
-
     for folder, names in COHORTS.items():
         slides = {}
         for name in names:
@@ -247,7 +245,7 @@ def main() -> None:
 
 def write(rows: pd.DataFrame) -> None:
     """Write the tables of all parts."""
-    text = f"# Names of regions\n\n{__doc__.split(chr(10), 2)[2].replace('    STIMG', 'STIMG')}\n(stimg {stimg.__version__})\n"
+    text = f"# Names of regions\n\n{__doc__.split(chr(10), 2)[2]}\n(stimg {stimg.__version__})\n"
     sections = text.split("\n**")
     tables = dict.fromkeys(("held_out", "foreign", "cohorts"), "")
     for part, own in rows.groupby("part"):
