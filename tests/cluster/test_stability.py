@@ -53,18 +53,22 @@ def test_two_groups_of_domains_are_not_taken_for_two_domains(seed):
     assert found["mean"][0] < found["mean"][3]
 
 
-def test_the_smallest_of_equals_is_taken_and_the_runner_up_is_said(caplog):
+def test_the_best_score_is_taken_and_the_runner_up_is_said(caplog):
     numbers = np.array([3, 4, 5, 6])
-    same = np.repeat([[0.5], [0.9], [0.92], [0.6]], 4, axis=1)
+    same = np.repeat([[0.5], [0.92], [0.9], [0.6]], 4, axis=1)
     number, found = _stability._best(numbers, same, same)
     assert number == found["chosen"] == 4
     assert found["runner_up"] == 5
-    assert found["equal"].tolist() == [False, True, True, False]
-    assert "4 domains are found again best (score 0.90); the runner-up is 5 (0.92); 4, 5 are equal" in caplog.text
+    assert found["equal"].tolist() == [False, True, False, False]
+    assert caplog.messages[-1] == "4 domains are found again best (score 0.92); the runner-up is 5 (0.90)."
     number, found = _stability._best(numbers, same, np.repeat([[0.9], [0.5], [0.9], [0.9]], 4, axis=1))
     assert (number, found["runner_up"]) == (5, 6)
-    np.testing.assert_allclose(found["mean"], [0.7, 0.7, 0.91, 0.75])
+    np.testing.assert_allclose(found["mean"], [0.7, 0.71, 0.9, 0.75])
+    uneven = same + [[0, 0, 0, 0], [0.1, -0.1, 0.1, -0.1], [0, 0, 0, 0], [0, 0, 0, 0]]
+    assert _stability._best(numbers, uneven, uneven)[1]["equal"].tolist() == [False, True, True, False]
+    assert caplog.messages[-1].endswith("(0.90); 4, 5 are equal within the error.")
     assert _stability._best(numbers[:1], same[:1], same[:1])[1]["runner_up"] == 0
+    assert "runner-up" not in caplog.messages[-1]
 
 
 @pytest.mark.slow
@@ -92,7 +96,7 @@ def test_leiden_finds_the_number_within_sections():
 
 def test_without_structure_no_number_stands_out():
     values = np.random.default_rng(0).normal(size=(200, WIDTH))
-    with pytest.warns(UserWarning, match=r"No number of domains stands out: .* at most by 0\.\d\d.*`n_domains`"):
+    with pytest.warns(UserWarning, match=r"stands out: \d domains .*score 0\.[0-4]\d.*runner-up .*`n_domains`"):
         chosen(values, candidates=[3, 5, 8])
 
 

@@ -20,8 +20,8 @@ METHODS: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
     "kmeans": fit_kmeans,
     "leiden": fit_leiden,
 }
-# Options for a single random start.
-QUICK: dict[str, dict[str, Any]] = {"mixture": {"starts": 1}, "kmeans": {"starts": 1}, "leiden": {}}
+# Options with which many parts of the data are clustered, from a few random starts each.
+QUICK: dict[str, dict[str, Any]] = {"mixture": {"starts": 4}, "kmeans": {"starts": 4}, "leiden": {}}
 ATTEMPTS = 3
 
 

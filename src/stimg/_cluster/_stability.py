@@ -15,11 +15,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("stimg")
 
-RUNS = {"mixture": 25, "kmeans": 25, "leiden": 10}  # a run of Leiden searches for a resolution
+RUNS = {"mixture": 12, "kmeans": 12, "leiden": 10}  # a run of Leiden searches for a resolution
 SHARE = 0.8
 MOST_COMPARED = 2500
 WEAK = 0.5
-EQUAL = 0.03
 
 
 def choose_number(
@@ -32,21 +31,20 @@ def choose_number(
     coordinates: np.ndarray | None = None,
     **options: Any,
 ) -> tuple[int, dict[str, Any]]:
-    """Return the number of domains whose labels are found again best, the smallest of equals, and all scores.
+    """Return the number of domains whose labels are found again best, and all scores.
 
     Each run draws `SHARE` of the observations of every section (of at most `MOST_COMPARED` in all) and clusters them
-    from a single random start. Its labels are compared with those of all other runs with the same number of domains
+    from a few random starts. Its labels are compared with those of all other runs with the same number of domains
     (Ben-Hur et al. 2002, Pac Symp Biocomput 7:6; Lange et al. 2004, Neural Comput 16:1299) and with one more (as in
     CellCharter; Varrone et al. 2024, Nat Genet 56:74), by the adjusted Rand index over the observations that both drew.
-    Its score is the mean of both. Too few clusters join true ones in an arbitrary way and too many split them, so that
-    only the right numbers are found from every start (von Luxburg 2010, Found Trends Mach Learn 2:235). But two groups
-    of domains are also found again, as two; one more cluster then divides them anew. With the right number, it only
-    splits one of them.
+    Its score is the mean of both. Too few clusters join true ones in an arbitrary way and too many split them (von
+    Luxburg 2010, Found Trends Mach Learn 2:235). But two groups of domains are also found again, as two; one more
+    cluster then divides them anew. With the right number, it only splits one of them. From a single start, many true
+    domains are rarely all found, and the peak moves to a larger number.
 
-    Numbers are equal if their mean scores differ by no more than a standard error, or than `EQUAL`, which is what one
-    run of 25 costs that a single start leads astray. The error is twice the standard deviation over runs of the
-    difference, divided by the root of their number, since each score is shared by two runs (Hoeffding 1948, Ann Math
-    Stat 19:293).
+    Numbers are `equal` to the best if their mean scores are lower by no more than a standard error: twice the standard
+    deviation over runs of the difference, divided by the root of their number, since each score is shared by two runs
+    (Hoeffding 1948, Ann Math Stat 19:293).
 
     A number that cannot be reached in every run is left out with a warning, and it is a `RuntimeError` if none can. If
     one more cannot be reached, only runs of the same number count.
@@ -85,23 +83,17 @@ def choose_number(
 
 
 def _best(numbers: np.ndarray, same: np.ndarray, following: np.ndarray) -> tuple[int, dict[str, Any]]:
-    """Return the smallest of the numbers with the best mean score over runs, and the record; say it, and the runner-up.
-
-    The runner-up is the best of the other numbers, and may have a higher score than a smaller equal.
-    """
+    """Return the number with the best mean score over runs, and the record; say it, and the runner-up."""
     runs = (same + following) / 2
     n_runs, mean = runs.shape[1], runs.mean(1)
-    behind = runs[mean.argmax()] - runs
-    equal = behind.mean(1) <= np.maximum(2 * behind.std(1, ddof=1) / np.sqrt(n_runs), EQUAL)
-    first = int(equal.argmax())
+    first, *others = np.argsort(-mean, kind="stable")
+    behind = runs[first] - runs
+    equal = behind.mean(1) <= 2 * behind.std(1, ddof=1) / np.sqrt(n_runs)
     said = f"{numbers[first]} domains are found again best (score {mean[first]:.2f})"
-    runner_up = 0
-    if len(numbers) > 1:
-        second = int(np.where(np.arange(len(numbers)) == first, -np.inf, mean).argmax())
-        runner_up = int(numbers[second])
-        said += f"; the runner-up is {runner_up} ({mean[second]:.2f})"
+    if others:
+        said += f"; the runner-up is {numbers[others[0]]} ({mean[others[0]]:.2f})"
     if equal.sum() > 1:
-        said += f"; {', '.join(map(str, numbers[equal]))} are equal within the error, and the smallest is taken"
+        said += f"; {', '.join(map(str, numbers[equal]))} are equal within the error"
     if mean.max() < WEAK:
         warn(
             f"No number of domains stands out: {said}. A score of 1 is perfect agreement between parts of the data. "
@@ -111,7 +103,7 @@ def _best(numbers: np.ndarray, same: np.ndarray, following: np.ndarray) -> tuple
     return int(numbers[first]), {
         "candidates": numbers,
         "chosen": int(numbers[first]),
-        "runner_up": runner_up,
+        "runner_up": int(numbers[others[0]]) if others else 0,
         "equal": equal,
         "mean": mean,
         "error": 2 * runs.std(1, ddof=1) / np.sqrt(n_runs),

@@ -68,7 +68,7 @@ def domain_stability(
     found = read_record(table, _keys.STEP_DOMAINS, key).get("stability", {})
     if missing := [name for name in ("candidates", "mean", "error", "chosen", "runner_up") if name not in found]:
         what = "no scores of numbers of domains" if not found else f"scores of an older version, without {missing}"
-        msg = f'Found {what} under {key!r} (`key`). Run `stimg.tl.domains(adata, "auto", key_added={key!r})` first.'
+        msg = f"Found {what} under {key!r} (`key`). Run `stimg.tl.domains(adata, 'auto', key_added={key!r})` first."
         raise KeyError(msg)
     numbers, mean, error = (np.asarray(found[name]) for name in ("candidates", "mean", "error"))
     if ax is None:
