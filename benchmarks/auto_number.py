@@ -3,11 +3,11 @@
     STIMG_DATA_DIR=../shared/data python benchmarks/auto_number.py
 
 Labelled slides are embedded with the bundled weights (which learned the labels of those that are not held out).
-Synthetic slides of 3, 5 and 8 domains are embedded by a network that was trained on them for 100 steps (a few seconds), and by scanpy's
-principal components. Candidates are 2 to 12. "Same number alone" is the earlier rule, on the same runs: the smallest of
-the numbers whose runs agree best with each other, without a comparison with one domain more. ARI is that with the
-experts' labels, of as many domains as chosen and as labelled ("known"). Seconds are those of the processor, for the
-choice and the domains.
+Synthetic slides of 3, 5 and 8 domains are embedded by a network that was trained on them for 100 steps (a few seconds),
+and by scanpy's principal components. Candidates are 2 to 12. "Same number alone" is the earlier rule, on the same runs:
+the smallest of the numbers whose runs agree best with each other, without a comparison with one domain more. ARI is
+that with the experts' labels, of as many domains as chosen and as labelled ("known"). Seconds are those of the
+processor, for the choice and the domains.
 """
 
 from __future__ import annotations

@@ -85,7 +85,9 @@ def shade(colour: str, lightness: float) -> str:
     linear = _linear(colour)
     wanted, now = ((lightness + 16) / 116) ** 3, float(LUMINANCE @ linear)
     linear = linear * wanted / now if wanted <= now else linear + (wanted - now) / (1 - now) * (1 - linear)
-    return to_hex(np.clip(np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055), 0, 1))
+    found = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    red, green, blue = np.clip(found, 0, 1).tolist()
+    return to_hex((red, green, blue))
 
 
 def is_dark(colour: str) -> bool:

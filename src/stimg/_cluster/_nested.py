@@ -71,11 +71,14 @@ def find_levels(
         for leaf in range(number - 1):
             if leaf not in splits:
                 splits[leaf] = _split(values, np.flatnonzero(leaves == leaf), seed, smooth, options)
-        gains = _gains(values, leaves, [splits[leaf] for leaf in range(number - 1)])
-        if not np.isfinite(gains).any():
-            msg = f"No domain can be split further at {number - 1} domains. Ask for smaller `levels` than {number}."
+        made = {leaf: split for leaf, split in splits.items() if split is not None}
+        if not made:
+            msg = f"None of {number - 1} domains can be split further. Ask for at most {number - 1} in `levels`."
             raise RuntimeError(msg)
-        rows, part, sure = splits.pop(int(gains.argmax()))
+        gains = _gains(values, leaves, list(made.values()))
+        best = list(made)[int(gains.argmax())]
+        rows, part, sure = made[best]
+        del splits[best]
         leaves[rows[part == 1]] = number - 1
         confidence[rows] *= sure
         if number in levels:
@@ -118,9 +121,9 @@ def _split(
 
 
 def _gains(
-    values: np.ndarray, leaves: np.ndarray, splits: list[tuple[np.ndarray, np.ndarray, np.ndarray] | None]
+    values: np.ndarray, leaves: np.ndarray, splits: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
 ) -> np.ndarray:
-    r"""Return how much classification likelihood each split gains, float64 (n_splits,), minus infinity for `None`.
+    r"""Return how much classification likelihood each split gains, float64 (n_splits,).
 
     With one covariance for all domains, :math:`n` observations with the scatter :math:`W` within domains have the
     log-likelihood :math:`-\frac{n}{2} \log \det W`, up to a constant (Scott and Symons 1971, Biometrics 27:387). A
@@ -133,11 +136,8 @@ def _gains(
     offset = values - means[leaves]
     floor = 1e-6 * max(float(values.var(0).mean()), 1e-12) * len(values)
     inverse = np.linalg.inv(offset.T @ offset + floor * np.eye(values.shape[1]))
-    gains = np.full(len(splits), -np.inf)
-    for number, split in enumerate(splits):
-        if split is None:
-            continue
-        rows, part, _ = split
+    gains = np.zeros(len(splits))
+    for number, (rows, part, _) in enumerate(splits):
         n = np.bincount(part, minlength=2)
         apart = values[rows[part == 0]].mean(0) - values[rows[part == 1]].mean(0)
         share = n.prod() / n.sum() * float(apart @ inverse @ apart)  # det(W - u u') = det(W) (1 - u' inv(W) u)

@@ -88,8 +88,9 @@ def domain_tree(
             size = bottom - top
             ax.add_patch(Rectangle((x, top), WIDTH, size, facecolor=colour, edgecolor="white", linewidth=1, zorder=2))
             if size >= LEAST_NAMED:
-                style = {"color": "white" if is_dark(colour) else "black", "fontsize": NAME_SIZE, "zorder": 3}
-                ax.text(x + WIDTH / 2, (top + bottom) / 2, level.names[domain], ha="center", va="center", **style)
+                middle, ink = (top + bottom) / 2, "white" if is_dark(colour) else "black"
+                name = level.names[domain]
+                ax.text(x + WIDTH / 2, middle, name, color=ink, size=NAME_SIZE, ha="center", va="center", zorder=3)
             if x + 1 < len(levels):
                 corners = [(x + WIDTH, top), (x + 1, top), (x + 1, bottom), (x + WIDTH, bottom)]
                 ax.add_patch(Polygon(corners, facecolor=colour, alpha=BAND_ALPHA, linewidth=0, zorder=1))

@@ -190,13 +190,14 @@ def domains(
         options |= {"coordinates": coordinates, "libraries": libraries}
     with one_thread():
         values = principal_components(embedding, n_components)
+        numbers = (most,) if levels is None else tuple(map(int, levels))
         stability: dict[str, Any] = {}
         if n_domains == "auto":
-            n_domains, stability = choose_number(values, candidates, seed=seed, **({"libraries": libraries} | options))
+            chosen, stability = choose_number(values, candidates, seed=seed, **({"libraries": libraries} | options))
+            numbers = (chosen,)
         smooth = None
         if refine and coordinates is not None:
             smooth = (coordinates, libraries, REFINE_NEIGHBOURS if refine is True else int(refine))
-        numbers = (n_domains,) if levels is None else tuple(map(int, levels))
         found = find_levels(values, numbers, seed=seed, reference=reference, smooth=smooth, **options)
     record: dict[str, Any] = {
         "method": method,
@@ -254,7 +255,7 @@ def _embedding_keys(tables: list[AnnData], use_rep: str | Sequence[str] | None) 
     return keys
 
 
-def _check_numbers(n_domains: object, levels: Any, candidates: Any) -> int:
+def _check_numbers(n_domains: Any, levels: Any, candidates: Any) -> int:
     """Refuse what are not numbers of domains; return the largest."""
     if (n_domains is None) == (levels is None):
         msg = (
