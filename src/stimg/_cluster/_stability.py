@@ -19,6 +19,7 @@ RUNS = {"mixture": 12, "kmeans": 12, "leiden": 10}  # a run of Leiden searches f
 SHARE = 0.8
 MOST_COMPARED = 2500
 WEAK = 0.5
+EQUAL = 0.03
 
 
 def choose_number(
@@ -31,7 +32,7 @@ def choose_number(
     coordinates: np.ndarray | None = None,
     **options: Any,
 ) -> tuple[int, dict[str, Any]]:
-    """Return the number of domains whose labels are found again best, and all scores.
+    """Return the number of domains whose labels are found again best, the smallest of equals, and all scores.
 
     Each run draws `SHARE` of the observations of every section (of at most `MOST_COMPARED` in all) and clusters them
     from a few random starts. Its labels are compared with those of all other runs with the same number of domains
@@ -42,9 +43,8 @@ def choose_number(
     cluster then divides them anew. With the right number, it only splits one of them. From a single start, many true
     domains are rarely all found, and the peak moves to a larger number.
 
-    Numbers are `equal` to the best if their mean scores are lower by no more than a standard error: twice the standard
-    deviation over runs of the difference, divided by the root of their number, since each score is shared by two runs
-    (Hoeffding 1948, Ann Math Stat 19:293).
+    Numbers are equal if their mean scores differ by no more than `EQUAL`. Splitting one of few domains changes more
+    labels than splitting one of many, so that larger numbers are slightly favoured otherwise.
 
     A number that cannot be reached in every run is left out with a warning, and it is a `RuntimeError` if none can. If
     one more cannot be reached, only runs of the same number count.
@@ -83,17 +83,22 @@ def choose_number(
 
 
 def _best(numbers: np.ndarray, same: np.ndarray, following: np.ndarray) -> tuple[int, dict[str, Any]]:
-    """Return the number with the best mean score over runs, and the record; say it, and the runner-up."""
+    """Return the smallest of the numbers with the best mean score over runs, and the record; say it, and the runner-up.
+
+    The runner-up is the best of the other numbers, which may have a slightly higher score than a smaller equal. The
+    error is twice the standard deviation over runs, divided by the root of their number, since each agreement is shared
+    by two runs (Hoeffding 1948, Ann Math Stat 19:293).
+    """
     runs = (same + following) / 2
     n_runs, mean = runs.shape[1], runs.mean(1)
-    first, *others = np.argsort(-mean, kind="stable")
-    behind = runs[first] - runs
-    equal = behind.mean(1) <= 2 * behind.std(1, ddof=1) / np.sqrt(n_runs)
+    equal = mean >= mean.max() - EQUAL
+    first = int(equal.argmax())
+    others = [i for i in np.argsort(-mean, kind="stable") if i != first]
     said = f"{numbers[first]} domains are found again best (score {mean[first]:.2f})"
     if others:
         said += f"; the runner-up is {numbers[others[0]]} ({mean[others[0]]:.2f})"
     if equal.sum() > 1:
-        said += f"; {', '.join(map(str, numbers[equal]))} are equal within the error"
+        said += f"; of {', '.join(map(str, numbers[equal]))}, which are about equal, the smallest is taken"
     if mean.max() < WEAK:
         warn(
             f"No number of domains stands out: {said}. A score of 1 is perfect agreement between parts of the data. "

@@ -64,8 +64,9 @@ def domains(
         Number of domains, or `"auto"`: the one of `candidates` whose domains are found again best in random parts of
         the data. Each of 12 runs (10 of Leiden) clusters four fifths of the observations of every section (of at most
         2,500 in all) from a few random starts. A number's score is the mean adjusted Rand index of its runs with each
-        other and with the runs of one domain more, which agree where that only splits a domain. The log names the
-        number, the runner-up and their scores; see :func:`stimg.pl.domain_stability`.
+        other and with the runs of one domain more, which agree where that only splits a domain. Of scores within 0.03
+        of the best, the smallest number is taken. The log names it, the runner-up and their scores; see
+        :func:`stimg.pl.domain_stability`.
     levels
         Instead of `n_domains`, at least two increasing numbers of domains, such as `(4, 7, 10)`: each finer domain lies
         inside one coarser domain. The coarsest domains are those of `n_domains=levels[0]`; then, one after the other,
@@ -119,7 +120,7 @@ def domains(
     `n_domains="auto"` also `stability`: `candidates` int64 (n,), those that could be reached; `chosen` and `runner_up`
     (the best of the others; 0 if there is none); `runs` float64 (n, n_runs), the score of each run: the mean of its
     agreement with others of the same number, `same`, and with those of one domain more, `next`; `mean` and its standard
-    `error`, float64 (n,); `equal` bool (n,), those that are as good as the best within the error.
+    `error`, float64 (n,); `equal` bool (n,), those of which the smallest was taken.
 
     With `levels`, the same for each number `n` of them under `f"{key_added}_{n}"`. Nothing is written under `key_added`
     itself, where earlier domains stay as they are. If `"2"` is split, its parts are `"2.1"`, `"2.2"`, ..., from the
