@@ -86,7 +86,7 @@ def domain_tree(
         for domain, (top, bottom) in box.items():
             colour = level.colours[domain]
             size = bottom - top
-            ax.add_patch(Rectangle((x, top), WIDTH, size, facecolor=colour, edgecolor="white", linewidth=1, zorder=2))
+            ax.add_patch(Rectangle((x, top), WIDTH, size, facecolor=colour, edgecolor="white", linewidth=0.5, zorder=2))
             if size >= LEAST_NAMED:
                 middle, ink = (top + bottom) / 2, "white" if is_dark(colour) else "black"
                 name = level.names[domain]
