@@ -24,9 +24,9 @@ import stimg
 from stimg._cluster._features import principal_components
 
 SLIDES = (
-    *("dlpfc/151673", "dlpfc/151674", "heart_st/1_CN73_E1_HE", "heart_st/2_CN73_E2_HE_", "heart_st/3_CN73_D2_HE"),
-    *("heart_st/4_CN73_C2_HE", "her2st/A1", "her2st/C1", "her2st/D1", "mob_st/MOB_rep1", "mob_st/MOB_rep2"),
-    "starmap_mpfc/20180417_BZ5_control",
+    *("heart_st/1_CN73_E1_HE", "heart_st/2_CN73_E2_HE_", "heart_st/3_CN73_D2_HE", "heart_st/4_CN73_C2_HE"),
+    *("her2st/A1", "her2st/C1", "her2st/D1", "mob_st/MOB_rep1", "mob_st/MOB_rep2"),
+    *("starmap_mpfc/20180417_BZ5_control", "dlpfc/151673", "dlpfc/151674"),
 )
 
 
