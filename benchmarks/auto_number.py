@@ -121,24 +121,15 @@ def table(rows: list[dict], digits: dict[str, int]) -> pd.DataFrame:
     return found.round(digits).drop(columns=["curve"] if found["warnings"].any() else ["curve", "warnings"])
 
 
-def main() -> None:
-    """Judge all slides and write the tables."""
-    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
-    split = tomllib.loads((HERE / "pretrain" / "slides.toml").read_text())["slide"]
-    held_out = {slide["file"] for slide in split if slide.get("held_out")}
+def write(rows: list[dict], made: list[dict]) -> None:
+    """Write the tables of labelled and of synthetic slides."""
     digits = {"score": 2, "seconds": 1, "ARI, same number alone": 3, "ARI, chosen": 3, "ARI, known": 3}
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as processes:
-        asked = [processes.submit(judge_real, name, name in held_out) for name in REAL]
-        drawn = [processes.submit(judge_synthetic, *case, true) for case in SYNTHETIC for true in TRUE]
-        rows = [one.result() for one in asked]
-        made = [row for one in drawn for row in one.result()]
-    real = pd.DataFrame(rows)
+    real, synthetic = pd.DataFrame(rows), pd.DataFrame(made)
     columns = [name for name in real if name.startswith("ARI")]
     means = {
         who: ", ".join(f"{name.removeprefix('ARI, ')} {value:.2f}" for name, value in part[columns].mean().items())
         for who, part in (("all", real), ("held-out", real[real["held out"] == "yes"]))
     }
-    synthetic = pd.DataFrame(made)
     right = [
         f"`{use_rep}` {(part['chosen'] == part['true']).sum()} of {len(part)} "
         f"(same number alone: {(part['same number alone'] == part['true']).sum()})"
@@ -151,6 +142,17 @@ def main() -> None:
     text += f"## Synthetic slides\n\nThe true number was taken with {'; '.join(right)}.\n\n"
     text += table(made, digits).to_markdown(index=False) + "\n"
     (HERE / "results" / "auto_number.md").write_text(text)
+
+
+def main() -> None:
+    """Judge all slides and write the tables."""
+    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
+    split = tomllib.loads((HERE / "pretrain" / "slides.toml").read_text())["slide"]
+    held_out = {slide["file"] for slide in split if slide.get("held_out")}
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as processes:
+        asked = [processes.submit(judge_real, name, name in held_out) for name in REAL]
+        drawn = [processes.submit(judge_synthetic, *case, true) for case in SYNTHETIC for true in TRUE]
+        write([one.result() for one in asked], [row for one in drawn for row in one.result()])
 
 
 if __name__ == "__main__":
