@@ -13,6 +13,7 @@ SLIDE_SUFFIX: Final = "_slide"
 DOMAIN: Final = "stimg_domain"
 LABEL: Final = "stimg_label"
 CONFIDENCE_SUFFIX: Final = "_confidence"
+LEVELS_SUFFIX: Final = "_levels"
 RECONSTRUCTION: Final = "stimg"
 IMAGE_EXPRESSION: Final = "stimg_image"
 IMAGE_EMBEDDING: Final = "X_stimg_image"
@@ -48,6 +49,11 @@ STEPS: Final = (
 def map_key(key: str) -> str:
     """Return the key of the dense map that was predicted together with the expression under `key`."""
     return EXPRESSION_MAP if key == IMAGE_EXPRESSION else f"{key}_map"
+
+
+def level_key(key: str, number: int) -> str:
+    """Return the key of one level of the nested domains under `key`."""
+    return f"{key}_{number}"
 
 
 def matrix_name(layer: str | None) -> str:

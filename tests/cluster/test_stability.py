@@ -5,6 +5,7 @@ from __future__ import annotations
 import anndata as ad
 import numpy as np
 import pytest
+import scanpy as sc
 
 import stimg
 from stimg._cluster import _stability
@@ -40,18 +41,50 @@ def test_the_true_number_of_separate_domains_is_found(method, true):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_of_nested_numbers_the_smallest_is_taken(seed, caplog):
-    """3, 5 and 8 are all true: two of three regions have two layers, three of the five layers have two kinds."""
+def test_two_groups_of_domains_are_not_taken_for_two_domains(seed):
+    """Two groups of two and three domains are found again perfectly, but three clusters divide them anew each time."""
     rng = np.random.default_rng(seed)
-    regions = sites(3, rng, spread=30)
-    layers = np.concatenate([*(sites(2, rng, spread=7, around=region) for region in regions[:2]), regions[2:]])
-    kinds = np.concatenate([*(sites(2, rng, spread=1.5, around=layer) for layer in layers[:3]), layers[3:]])
-    assert len(kinds) == 8
-    number, found = chosen(embedding(kinds, rng, noise=0.2), candidates=[3, 5, 8])
-    assert number == 3
-    assert (found["mean"] > 0.9).all()
-    assert found["equal"][0]
-    assert f"equally well: 3 ({found['mean'][0]:.2f})" in caplog.text
+    groups = sites(2, rng, spread=12)
+    domains = np.concatenate([sites(n, rng, spread=4, around=group) for n, group in zip((2, 3), groups, strict=True)])
+    number, found = chosen(embedding(domains, rng), candidates=range(2, 8))
+    assert number == 5
+    assert found["same"][0].mean() > 0.95
+    assert found["next"][0].mean() < 0.85
+    assert found["mean"][0] < found["mean"][3]
+
+
+def test_the_best_score_is_taken_the_smallest_of_equals_and_the_runner_up_is_said(caplog):
+    numbers = np.array([3, 4, 5, 6])
+    same = np.repeat([[0.5], [0.9], [0.92], [0.6]], 4, axis=1)
+    number, found = _stability._best(numbers, same, same)
+    assert number == found["chosen"] == 4
+    assert found["runner_up"] == 5
+    assert found["equal"].tolist() == [False, True, True, False]
+    assert caplog.messages[-1] == (
+        "4 domains are found again best (score 0.90); the runner-up is 5 (0.92); of 4, 5, which are about equal, the "
+        "smallest is taken."
+    )
+    number, found = _stability._best(numbers, same, np.repeat([[0.9], [0.5], [0.9], [0.9]], 4, axis=1))
+    assert (number, found["runner_up"]) == (5, 6)
+    np.testing.assert_allclose(found["mean"], [0.7, 0.7, 0.91, 0.75])
+    assert found["equal"].tolist() == [False, False, True, False]
+    assert caplog.messages[-1] == "5 domains are found again best (score 0.91); the runner-up is 6 (0.75)."
+    assert _stability._best(numbers[:1], same[:1], same[:1])[1]["runner_up"] == 0
+    assert caplog.messages[-1] == "3 domains are found again best (score 0.50)."
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("true", [3, 5, 8])
+def test_the_true_number_of_a_synthetic_slide_is_taken_of_2_to_12(true, caplog):
+    slide = stimg.datasets.synthetic("visium", n_domains=true, n_obs=1000, seed=3)
+    sc.pp.normalize_total(slide)
+    sc.pp.log1p(slide)
+    sc.pp.pca(slide)
+    stimg.tl.domains(slide, "auto", use_rep="X_pca")
+    assert slide.obs["stimg_domain"].nunique() == true
+    runner_up = slide.uns["stimg"]["domains"]["stability"]["runner_up"]
+    assert f"{true} domains are found again best (score " in caplog.text
+    assert f"; the runner-up is {runner_up} (" in caplog.text
 
 
 def test_leiden_finds_the_number_within_sections():
@@ -65,7 +98,7 @@ def test_leiden_finds_the_number_within_sections():
 
 def test_without_structure_no_number_stands_out():
     values = np.random.default_rng(0).normal(size=(200, WIDTH))
-    with pytest.warns(UserWarning, match=r"No number of domains stands out: .* at most by 0\.\d\d.*`n_domains`"):
+    with pytest.warns(UserWarning, match=r"stands out: \d domains .*score 0\.[0-4]\d.*runner-up .*`n_domains`"):
         chosen(values, candidates=[3, 5, 8])
 
 
@@ -78,6 +111,9 @@ def test_the_same_seed_gives_the_same_curve_and_the_record_can_be_drawn(tmp_path
     assert one["candidates"].tolist() == [3, 4, 6]
     assert one["runs"].shape == (3, _stability.RUNS["kmeans"])
     np.testing.assert_allclose(one["mean"], one["runs"].mean(1))
+    np.testing.assert_allclose(one["runs"], (one["same"] + one["next"]) / 2)
+    assert one["chosen"] == 4
+    assert one["runner_up"] in (3, 6)
     assert one["error"].shape == (3,)
     np.testing.assert_array_equal(one["runs"], same["runs"])
     assert not np.array_equal(one["runs"], other["runs"])
@@ -112,16 +148,31 @@ def test_more_domains_than_a_run_has_observations_are_left_out():
         assert chosen(values, candidates=[3, 11])[0] == 3
 
 
+def test_where_one_domain_more_cannot_be_reached_only_equal_numbers_are_compared(recwarn):
+    values = np.repeat(np.eye(4), 20, axis=0)
+    number, found = chosen(values, candidates=[3, 4])
+    assert number == 4
+    np.testing.assert_array_equal(found["same"][1], 1)
+    np.testing.assert_array_equal(found["next"][1], found["same"][1])
+    assert (found["next"][0] < 1).all()
+    assert not recwarn.list
+
+
 def test_agreement_is_the_adjusted_rand_index_over_shared_observations():
     from sklearn.metrics import adjusted_rand_score
 
     labels = np.random.default_rng(0).integers(-1, 4, (3, 50))
     labels[2] = np.where(labels[1] >= 0, 3 - labels[1], -1)
-    found = _stability._agreement(labels, 4)
-    score = {}
-    for one, other in ((0, 1), (0, 2), (1, 2)):
-        both = (labels[one] >= 0) & (labels[other] >= 0)
-        score[one, other] = adjusted_rand_score(labels[one, both], labels[other, both])
-    assert score[1, 2] == 1
-    np.testing.assert_allclose(found[0], (score[0, 1] + score[0, 2]) / 2)
-    np.testing.assert_allclose(found[1], (score[0, 1] + 1) / 2)
+    finer = np.random.default_rng(1).integers(-1, 5, (3, 50))
+
+    def score(one, other):
+        both = (one >= 0) & (other >= 0)
+        return adjusted_rand_score(one[both], other[both])
+
+    found = _stability._agreement(labels, labels)
+    assert score(labels[1], labels[2]) == 1
+    np.testing.assert_allclose(found[0], (score(labels[0], labels[1]) + score(labels[0], labels[2])) / 2)
+    np.testing.assert_allclose(found[1], (score(labels[0], labels[1]) + 1) / 2)
+    found = _stability._agreement(labels, finer)
+    pairs = [(0, 1), (0, 2), (1, 0), (2, 0)]
+    np.testing.assert_allclose(found[0], np.mean([score(labels[i], finer[j]) for i, j in pairs]))

@@ -20,8 +20,8 @@ METHODS: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
     "kmeans": fit_kmeans,
     "leiden": fit_leiden,
 }
-# Options for a single random start.
-QUICK: dict[str, dict[str, Any]] = {"mixture": {"starts": 1}, "kmeans": {"starts": 1}, "leiden": {}}
+# Options with which many parts of the data are clustered, from a few random starts each.
+QUICK: dict[str, dict[str, Any]] = {"mixture": {"starts": 4}, "kmeans": {"starts": 4}, "leiden": {}}
 ATTEMPTS = 3
 
 
@@ -55,15 +55,3 @@ def refine_labels(labels: np.ndarray, coordinates: np.ndarray, libraries: np.nda
         votes[np.arange(len(rows)), labels[rows]] += 0.5
         refined[rows] = votes.argmax(1)
     return refined
-
-
-def by_size(labels: np.ndarray, n_domains: int) -> np.ndarray:
-    """Return labels renumbered from the largest domain to the smallest; equally large ones by first appearance.
-
-    If refinement has lost a domain, raise a `RuntimeError`.
-    """
-    if (left := len(np.unique(labels))) < n_domains:
-        msg = f"Refinement left {left} of {n_domains} domains. Pass a smaller `refine`, or False."
-        raise RuntimeError(msg)
-    _, first, sizes = np.unique(labels, return_index=True, return_counts=True)
-    return np.argsort(np.lexsort((first, -sizes)), kind="stable")[labels]

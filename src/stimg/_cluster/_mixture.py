@@ -23,8 +23,8 @@ def fit_mixture(
     """Fit a mixture from several starts and keep the most likely one; return labels and their posterior probability.
 
     Twenty starts come from k-means. Three are hierarchical, with each dimension divided by its standard deviation, by
-    the root of that, or not at all; a single start comes from k-means. They use at most 20,000 rows; if there are more,
-    the best fit is continued on all rows, or on 200,000 of them.
+    the root of that, or not at all; fewer starts than twenty come from k-means alone. They use at most 20,000 rows; if
+    there are more, the best fit is continued on all rows, or on 200,000 of them.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
@@ -35,7 +35,7 @@ def fit_mixture(
     seen = values[even_rows(values, MOST_FITTED)]
     mixtures = [GaussianMixture(n_domains, n_init=starts, **options)]
     deviation = np.maximum(seen.std(0), 1e-12 * max(float(seen.std()), 1e-300))
-    for power in SCALE_POWERS if min(n_domains, starts) > 1 else ():
+    for power in SCALE_POWERS if n_domains > 1 and starts >= STARTS else ():
         rows, labels = hierarchical_start(seen / deviation**power, n_domains)
         found = seen[rows]
         means = np.stack([found[labels == k].mean(0) for k in range(n_domains)])

@@ -24,7 +24,18 @@ PACKAGE = str(Path(__file__).parents[1])
 P = ParamSpec("P")
 R = TypeVar("R")
 
-KEYS = ("key", "key_added", "layer", "library", "library_id", "image_key_added", "gene_key_added", "name", "title")
+KEYS = (
+    "key",
+    "key_added",
+    "like",
+    "layer",
+    "library",
+    "library_id",
+    "image_key_added",
+    "gene_key_added",
+    "name",
+    "title",
+)
 IDENTIFIERS = ("gene_symbols", "study", "revision", "sha256")
 PATHS = ("path", "root", "source", "map_path", "checkpoint_dir", "resume")
 MAYBE_PATHS = ("model", "spatial_model", "init", "image", "images", *PATHS)

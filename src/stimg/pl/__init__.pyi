@@ -1,4 +1,6 @@
 from ._domain_proportions import domain_proportions as domain_proportions
+from ._domain_stability import domain_stability as domain_stability
+from ._domain_tree import domain_tree as domain_tree
 from ._domains import domains as domains
 from ._expression_map import expression_map as expression_map
 from ._gene_correlation import gene_correlation as gene_correlation

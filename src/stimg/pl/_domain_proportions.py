@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from stimg import _keys
-from stimg._cluster._colours import MOST_DOMAINS, colours_of
+from stimg._cluster._colours import MOST_DOMAINS, read_categories
 from stimg._cluster._proportions import count_domains
 from stimg._input._checks import checked
 
@@ -108,8 +108,7 @@ def _colours(slides: list[AnnData], key: str, domains: list[str]) -> list[str]:
     """Return the colour of each domain, by its place among all categories of the first slide that has it."""
     found: dict[str, str] = {}
     for slide in slides:
-        column = slide.obs[key].astype("category")
-        names = [str(name) for name in column.cat.categories]
-        for name, colour in zip(names, colours_of(slide, key, len(names)), strict=False):
+        column = read_categories(slide, key)
+        for name, colour in zip(column.names, column.colours, strict=False):
             found.setdefault(name, colour)
     return [found[name] for name in domains]

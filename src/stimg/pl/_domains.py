@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 
 from stimg import _keys
-from stimg._cluster._colours import MOST_DOMAINS, UNLABELLED, colours_of
+from stimg._cluster._colours import UNLABELLED, read_categories
 from stimg._input._checks import check_obs_key, checked
 from stimg._input._tables import resolve_table
 from stimg.pl._canvas import FILL, add_scale_bar, draw_raster, draw_spots, read_section, section_image
@@ -83,7 +82,7 @@ def domains(
     'domain (5 domains)'
     """
     table = resolve_table(adata, table_key)
-    _check_domains(table, key)
+    found = read_categories(table, key, advice="Run `stimg.tl.domains(adata, n_domains)` first.")
     faded = key + _keys.CONFIDENCE_SUFFIX
     if confidence:
         check_obs_key(table, faded, argument="confidence")
@@ -91,18 +90,15 @@ def domains(
     if size is not None and not (np.isfinite(size) and size > 0):
         msg = f"Expected `size` to be a positive diameter in units of the coordinates, found {size!r}."
         raise ValueError(msg)
-    labels = pd.Categorical(table.obs[key])
-    names = [str(name) for name in labels.categories]
-    colours = colours_of(table, key, len(names))
     if ax is None:
         ax = plt.subplots(figsize=(6, 5), layout="constrained")[1]
-    codes = labels.codes[section.rows]
+    names, colours, codes = found.names, found.colours, found.codes[section.rows]
     faces = np.array([*colours, UNLABELLED])[codes]
     alpha = None
     if confidence:
         alpha = np.clip(np.nan_to_num(table.obs[faded].to_numpy(dtype=float)[section.rows]), 0.15, 1)
-    if image and (found := section_image(table, section, ("lowres", "hires"))):
-        draw_raster(ax, *found, alpha=IMAGE_ALPHA, zorder=1)
+    if image and (below := section_image(table, section, ("lowres", "hires"))):
+        draw_raster(ax, *below, alpha=IMAGE_ALPHA, zorder=1)
     diameter = FILL * section.pitch if size is None else float(size)
     draw_spots(ax, section.coordinates, diameter, facecolors=faces, alpha=alpha, linewidths=0, zorder=2)
     present = [i for i in range(len(names)) if (codes == i).any()]
@@ -114,17 +110,3 @@ def domains(
     ax.set_title(title if title is not None else f"{key} ({len(present)} domains)")
     add_scale_bar(ax, section)
     return ax
-
-
-def _check_domains(table: AnnData, key: str) -> None:
-    """Refuse a key that is not a column of categories: a gene, numbers, or a name for every observation."""
-    drawn = f'scanpy, `sc.pl.embedding(adata, "{_keys.SPATIAL}", color={key!r})`, or squidpy'
-    if key not in table.obs and key in table.var_names:
-        msg = f"Expected a column of categories in `key`, found the gene {key!r}. Draw genes with {drawn}."
-        raise ValueError(msg)
-    check_obs_key(table, key, advice="Run `stimg.tl.domains(adata, n_domains)` first.")
-    column = table.obs[key]
-    if column.dtype.kind == "f" or column.nunique() > MOST_DOMAINS:
-        found = column.dtype if column.dtype.kind == "f" else f"{column.nunique():,} different values"
-        msg = f"Expected categories in `adata.obs[{key!r}]`, found {found}. Draw numbers with {drawn}."
-        raise ValueError(msg)
