@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 from threadpoolctl import threadpool_info
 
 import stimg
-from stimg._apply._components import _neighbour_means, local_components
+from stimg._apply._components import local_components, neighbour_means
 from stimg._apply._tokens import match_slides
 
 
@@ -226,7 +226,7 @@ def test_own_components_are_the_principal_components(make_slide, trained):
     section = matched[0][0]
     [found] = local_components([section])
     values = section.standardise(section.expression.toarray(), np.arange(60))
-    exact = _neighbour_means(section) @ PCA(30, svd_solver="full").fit(values).transform(values)
+    exact = neighbour_means(section) @ PCA(30, svd_solver="full").fit(values).transform(values)
     along = np.linalg.svd(np.linalg.qr(found - found.mean(0))[0].T @ np.linalg.qr(exact - exact.mean(0))[0])[1]
     assert along[:10].min() > 0.999
 

@@ -60,9 +60,11 @@ def neighbour_means(slide: Slide) -> sparse.csr_array:
 
 def join(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Join two embeddings of the same observations, each centred and scaled to a total variance of one."""
-    parts = []
-    for part in (first, second):
-        centred = part - part.mean(0)
-        spread = np.sqrt(np.mean(np.sum(centred**2, axis=1)))
-        parts.append(centred / spread if spread > 0 else centred)
-    return np.concatenate(parts, axis=1).astype(np.float32)
+    return np.concatenate([balanced(first), balanced(second)], axis=1).astype(np.float32)
+
+
+def balanced(part: np.ndarray) -> np.ndarray:
+    """Centre the columns and scale them to a total variance of one."""
+    centred = part - part.mean(0)
+    spread = np.sqrt(np.mean(np.sum(centred**2, axis=1)))
+    return centred / spread if spread > 0 else centred

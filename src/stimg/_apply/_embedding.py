@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stimg._apply._components import join, local_components
 from stimg._apply._run_windows import run_windows
+from stimg._apply._shared import join_sections, shared_components
 from stimg._apply._tokens import match_slides, site_tokens
 from stimg._input._checks import check_finite
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from stimg._apply._shared import Matched
     from stimg.models import Model
 
 
-def embed_table(
-    table: AnnData, model: Model, windows: dict[str, Any], **expression: Any
-) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """Return a table's embedding (n_obs, d), the embedding joined with its own components, and the record of both.
+@dataclass(frozen=True)
+class Embedded:
+    """What `embed` found of a table."""
+
+    states: np.ndarray  # float32 (n_obs, d): states of the network
+    joined: np.ndarray  # float32 (n_obs, d + k): the same, joined with the table's own components
+    record: dict[str, Any]
+    sections: list[Matched]
+
+
+def embed_table(table: AnnData, model: Model, windows: dict[str, Any], **expression: Any) -> Embedded:
+    """Embed the sections of a table.
 
     `expression` says where it is and which genes it has, as in `match_slides`.
     """
@@ -34,4 +45,24 @@ def embed_table(
         own[slide.obs_index] = part[slide.obs_site]
     joined = join(embedding, own)
     check_finite("the embedding", joined)
-    return embedding, joined, {**record, "model": model.card["name"], "sha256": model.sha256}
+    record |= {"model": model.card["name"], "sha256": model.sha256}
+    return Embedded(embedding, joined, record, matched)
+
+
+def embed_jointly(found: list[Embedded], model: Model) -> tuple[list[np.ndarray], str] | None:
+    """Return an embedding of the observations of several tables that is comparable between them, and its run's name.
+
+    It is float32 (n_obs, 50) for each table; `None` if there is one section, or the sections share hardly any genes.
+    """
+    sections = [(one, section) for one in found for section in one.sections]
+    components = shared_components(model, [section for _, section in sections]) if len(sections) > 1 else None
+    if components is None:
+        return None
+    places = [slide.obs_site for _, (slide, _) in sections]
+    states = [one.states[slide.obs_index] for one, (slide, _) in sections]
+    parts, run = join_sections(states, [part[place] for part, place in zip(components, places, strict=True)])
+    joint = [np.empty((len(one.states), parts[0].shape[1]), dtype=np.float32) for one in found]
+    of_table = {id(one): values for one, values in zip(found, joint, strict=True)}
+    for (one, (slide, _)), part in zip(sections, parts, strict=True):
+        of_table[id(one)][slide.obs_index] = part
+    return joint, run

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from stimg._apply._components import neighbour_means
 from stimg._apply._run_windows import run_windows
+from stimg._apply._shared import shared_components
 from stimg._apply._tokens import match_slides, shown_genes, site_tokens
 from stimg._input._checks import check_finite
 from stimg._input._threads import one_thread
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+    from stimg._apply._shared import Matched
     from stimg._data import PatchDataset
     from stimg._slide._slide import Slide
     from stimg.models import Model
@@ -35,9 +38,10 @@ class Section:
     name: str
     rows: np.ndarray  # int64 (n_obs,): its observations in the table
     obs_site: np.ndarray  # int64 (n_obs,): the site of each
-    features: np.ndarray  # float32 (n_sites, 2 d)
+    features: np.ndarray  # float32 (n_sites, k)
     profile: np.ndarray  # float32 (n_genes,): mean log-normalised expression of the model's genes, NaN if unknown
     variable: np.ndarray  # bool (n_genes,): the genes of its tokens, the most variable ones
+    matched: Matched
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Names:
 
     tissue: str
     labels: list[str]
-    weight: np.ndarray  # float (n_labels, 2 d)
+    weight: np.ndarray  # float (n_labels, k)
     bias: np.ndarray  # float (n_labels,)
     profile: np.ndarray  # float32 (n_genes,), NaN for genes that are unknown or vary little
 
@@ -130,6 +134,25 @@ def learn_names(sections: Sequence[Section], codes: Sequence[np.ndarray], labels
     return Names(tissue, [labels[code] for code in fitted.classes_], weight, bias, mean.astype(np.float32))
 
 
+def names_from(
+    labelled: Sequence[tuple[Section, np.ndarray]], sections: Sequence[Section], model: Model
+) -> tuple[list[Names], list[Section]]:
+    """Learn the names of labelled sections, with the label of every site, str (n_sites,), empty for none.
+
+    The features also hold the components that they share with the `sections` to be named, which are returned with them.
+    """
+    every = [*(section for section, _ in labelled), *sections]
+    components = shared_components(model, [section.matched for section in every])
+    if components is not None:
+        every = [
+            replace(section, features=np.concatenate([section.features, _standardised(part)], axis=1))
+            for section, part in zip(every, components, strict=True)
+        ]
+    names = sorted({label for _, labels in labelled for label in labels.tolist() if label})
+    codes = [pd.Index(names).get_indexer(pd.Index(labels)) for _, labels in labelled]
+    return [learn_names(every[: len(labelled)], codes, names)], every[len(labelled) :]
+
+
 def keep_names(model: Model, patches: PatchDataset, device: str) -> None:
     """Learn the names of the labels that a model was trained with, and keep them in its network."""
     import torch
@@ -174,7 +197,7 @@ def _section(model: Model, slide: Slide, vocabulary: np.ndarray, windows: dict[s
     profile[vocabulary[vocabulary >= 0]] = slide.mean[vocabulary >= 0]
     variable = np.zeros(len(model.genes), dtype=bool)
     variable[vocabulary[shown_genes(model, slide, vocabulary)]] = True
-    return Section(slide.name, slide.obs_index, slide.obs_site, features, profile, variable)
+    return Section(slide.name, slide.obs_index, slide.obs_site, features, profile, variable, (slide, vocabulary))
 
 
 def _standardised(values: np.ndarray) -> np.ndarray:

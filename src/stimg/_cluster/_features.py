@@ -10,7 +10,7 @@ from stimg import _keys
 from stimg._cluster._mixture import MOST_FINISHED
 from stimg._input._checks import check_embedding
 from stimg._input._coordinates import check_coordinates
-from stimg._input._records import said
+from stimg._input._records import read_record, said
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,11 +35,33 @@ def joined_embeddings(tables: Sequence[AnnData], keys: Sequence[str]) -> np.ndar
             "the same model: `stimg.tl.embed(adata, model)`."
         )
         raise ValueError(msg)
-    if len(tables) == 1:
-        for key in keys:
+    for key in keys:
+        base = key.removesuffix(_keys.JOINT_SUFFIX)
+        if base != key and base in tables[0].obsm and not embedded_together(tables, base):
+            msg = (
+                f"`adata.obsm[{key!r}]` is not of one call of `stimg.tl.embed` with all of these sections, and cannot "
+                "be compared between them. Embed them together, `stimg.tl.embed([first, second, ...])`, or pass "
+                f"`use_rep={base!r}`."
+            )
+            raise ValueError(msg)
+        if len(tables) == 1:
             _check_one_run(tables[0], key)
     blocks = [np.concatenate(column) for column in zip(*parts, strict=True)]
     return np.concatenate([_balanced(block) for block in blocks], axis=1) if len(blocks) > 1 else blocks[0]
+
+
+def embedded_together(tables: Sequence[AnnData], key: str) -> bool:
+    """Tell whether all tables have a joint embedding of one call of :func:`stimg.tl.embed`, and no rows from elsewhere.
+
+    A part of the rows may be missing.
+    """
+    runs = set()
+    for table in tables:
+        record = read_record(table, _keys.STEP_EMBED, key)
+        if key + _keys.JOINT_SUFFIX not in table.obsm or table.n_obs > record.get("n_obs", 0):
+            return False
+        runs.add(record.get("embedded_together", ""))
+    return len(runs) == 1 and "" not in runs
 
 
 def _check_one_run(table: AnnData, key: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from stimg import _keys
-from stimg._apply._names import EVEN_ODDS, known_names, learn_names, name_section, read_sections
+from stimg._apply._names import EVEN_ODDS, known_names, name_section, names_from, read_sections
 from stimg._apply._run_windows import check_stride
 from stimg._cluster._colours import UNLABELLED, domain_colours
 from stimg._input._checks import check_obs_key, check_positive_int, check_strings, checked, warn
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
-    from stimg._apply._names import Names
+    from stimg._apply._names import Names, Section
 
 logger = logging.getLogger("stimg")
 
@@ -114,8 +114,9 @@ def annotate(
     Notes
     -----
     Features are the states of the network, and its tokens averaged over the sites within 2.3 pitches, z-scored within
-    each section, which removes differences of depth and platform. On them, a multinomial logistic regression is fitted
-    to the labelled sections. How similar a section is to the tissue is the rank correlation :math:`r` of mean
+    each section, which removes differences of depth and platform; with a `reference` also 20 principal components of it
+    and the table together, with their means over rings of 1, 2 and 3 pitches. On them, a multinomial logistic
+    regression is fitted to the labelled sections. How similar a section is to the tissue is the rank correlation :math:`r` of mean
     log-normalised expression over the tissue's variable genes; a section is taken to be of the tissue with probability
     :math:`1 / (1 + e^{-12 (r - 0.7)})`. All was chosen on sections that are not in the tables of
     :doc:`/benchmarks`.
@@ -148,14 +149,15 @@ def annotate(
     windows: dict[str, Any] = {"stride": stride, "symmetric": symmetric, "batch_size": batch_size}
     windows["device"] = resolve_device(device)
     expression = {"layer": layer, "scale": scale, "lattice_key": lattice_key, "gene_symbols": gene_symbols}
-    if annotated:
-        names = [_names_of(annotated, str(label_key), model, windows, expression)]
+    labelled = [one for table in annotated for one in _labelled(table, str(label_key), model, windows, expression)]
     found = []
     for table in tables:
         read, record = read_sections(table, model, windows, **expression)
+        if labelled:
+            names, read = names_from(labelled, read, model)
         found.append(([name_section(section, names) for section in read], record))
-    used = [one for one in names if any(named.names is one for sections, _ in found for named in sections)]
-    order = [label for one in used for label in _written(one, len(used))]
+    used = {named.names.tissue: named.names for sections, _ in found for named in sections}
+    order = [label for tissue in sorted(used) for label in _written(used[tissue], len(used))]
     results = []
     for slide, (sections, record) in zip(given, found, strict=True):
         table, result = prepare(slide, table_key, copy)
@@ -218,19 +220,18 @@ def _labels(table: AnnData, key: str) -> np.ndarray:
     return np.where(np.char.lower(labels.astype(str)) == _keys.UNKNOWN, "", labels).astype(str)
 
 
-def _names_of(tables: list[AnnData], key: str, model: Model, windows: dict[str, Any], expression: Any) -> Names:
-    """Learn names from annotated slides."""
-    labels = sorted(set(np.concatenate([_labels(table, key) for table in tables])) - {""})
-    sections, codes = [], []
-    for table in tables:
-        of_table = pd.Index(labels).get_indexer(_labels(table, key))
-        for section in read_sections(table, model, windows, **expression)[0]:
-            own = of_table[section.rows]
-            of_site = np.full(len(section.features), -1)
-            of_site[section.obs_site[own >= 0][::-1]] = own[own >= 0][::-1]  # the first observation's, as in training
-            sections.append(section)
-            codes.append(of_site)
-    return learn_names(sections, codes, labels)
+def _labelled(
+    table: AnnData, key: str, model: Model, windows: dict[str, Any], expression: dict[str, Any]
+) -> list[tuple[Section, np.ndarray]]:
+    """Return the sections of an annotated table, each with the label of every site, str (n_sites,), or empty."""
+    labels, found = _labels(table, key), []
+    for section in read_sections(table, model, windows, **expression)[0]:
+        own = labels[section.rows]
+        there = np.flatnonzero(own != "")[::-1]  # the first observation of a site counts, as in training
+        of_site = np.full(len(section.features), "", dtype=object)
+        of_site[section.obs_site[there]] = own[there]
+        found.append((section, of_site.astype(str)))
+    return found
 
 
 def _chosen_names(model: Model, labels: str | Sequence[str] | None) -> list[Names]:

@@ -11,7 +11,12 @@ import numpy as np
 import pandas as pd
 
 from stimg import _keys
-from stimg._cluster._features import joined_coordinates, joined_embeddings, principal_components
+from stimg._cluster._features import (
+    embedded_together,
+    joined_coordinates,
+    joined_embeddings,
+    principal_components,
+)
 from stimg._cluster._methods import METHODS
 from stimg._cluster._nested import find_levels
 from stimg._cluster._numbering import read_reference
@@ -78,9 +83,10 @@ def domains(
         2019), with the resolution searched for `n_domains`. With more than 200,000 observations, the first two are
         fitted to that many, spaced evenly along the first component, and then assign the rest; Leiden takes long.
     use_rep
-        Embedding in `.obsm`. By default `"X_stimg_slide"` for one slide that has it, which was measured best over
-        tissues, and otherwise `"X_stimg"`, the only one that is comparable between slides. Several embeddings, such as
-        `["X_stimg_image", "X_stimg_gene"]`, are joined after each is brought to a total variance of one.
+        Embedding in `.obsm`. By default that which was measured best and is comparable: `"X_stimg_slide"` for one
+        slide, `"X_stimg_joint"` for sections that were embedded in one call, and otherwise `"X_stimg"`. Several
+        embeddings, such as `["X_stimg_image", "X_stimg_gene"]`, are joined after each is brought to a total variance of
+        one.
     covariance
         Covariance of the mixture: `"tied"`, one for all domains (the default), or `"full"`.
     n_components
@@ -171,10 +177,10 @@ def domains(
     most = _check_numbers(n_domains, levels, candidates)
     given = list(adata) if isinstance(adata, list | tuple) else [adata]
     tables = distinct_tables(given, table_key, copy=copy)
-    keys = _embedding_keys(tables, use_rep)
-    embedding = joined_embeddings(tables, keys)
     coordinates = joined_coordinates(tables, spatial_key) if method == "leiden" or refine else None
     libraries = section_codes(tables, library_key, coordinates, spatial_key)
+    keys = _embedding_keys(tables, libraries, use_rep)
+    embedding = joined_embeddings(tables, keys)
     if most > len(embedding):
         name = "levels" if levels is not None else "candidates" if n_domains == "auto" else "n_domains"
         msg = (
@@ -244,10 +250,12 @@ def _write(
         write_record(table, _keys.STEP_DOMAINS, key_added + _keys.LEVELS_SUFFIX, deepcopy(shared | record))
 
 
-def _embedding_keys(tables: list[AnnData], use_rep: str | Sequence[str] | None) -> list[str]:
+def _embedding_keys(tables: list[AnnData], libraries: np.ndarray, use_rep: str | Sequence[str] | None) -> list[str]:
     """Return the keys of the embeddings that are clustered."""
     if use_rep is None:
-        own = _keys.EMBEDDING + _keys.SLIDE_SUFFIX
+        own, joint = (_keys.EMBEDDING + suffix for suffix in (_keys.SLIDE_SUFFIX, _keys.JOINT_SUFFIX))
+        if len(np.unique(libraries)) > 1 and embedded_together(tables, _keys.EMBEDDING):
+            return [joint]
         return [own if len(tables) == 1 and own in tables[0].obsm else _keys.EMBEDDING]
     keys = [use_rep] if isinstance(use_rep, str) or not np.iterable(use_rep) else list(use_rep)
     if not keys or not all(isinstance(key, str) for key in keys):

@@ -6,10 +6,8 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from stimg import _keys
-from stimg._apply._embedding import embed_table
+from stimg._apply._embedding import embed_jointly, embed_table
 from stimg._apply._run_windows import Readout, check_stride
 from stimg._input._checks import check_choice, check_positive_int, checked
 from stimg._input._device import resolve_device
@@ -26,6 +24,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from distributed import Client
     from spatialdata import SpatialData
+
+    from stimg._apply._embedding import Embedded
 
 logger = logging.getLogger("stimg")
 
@@ -109,6 +109,9 @@ def embed(
     slide's own 2,000 most variable genes, averaged over the sites within 2.3 pitches; each of the two parts is centred
     and has a total variance of one. For domains of one slide, since it also holds what the model never learned; not
     comparable between slides.
+    `.obsm[key_added + "_joint"]` : float32, shape (n_obs, 50), if several sections are embedded in one call. For
+    domains over these sections, since it is comparable between them: the network's embedding, joined with components of
+    the genes that all of them have and their means over rings of 1, 2 and 3 pitches, each centred within its section.
     `.uns["stimg"]["embed"]` : parameters, gene overlap, the model's name and the sha256 of its file.
 
     Raises
@@ -159,7 +162,7 @@ def embed(
         "gene_symbols": gene_symbols,
     }
 
-    def run(table: AnnData) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    def run(table: AnnData) -> Embedded:
         return embed_table(table, model, windows, **expression)
 
     if client is None:
@@ -167,19 +170,24 @@ def embed(
     else:  # a few slides at once keep the workers busy while the next ones are read
         with ThreadPoolExecutor(SLIDES_AT_ONCE) as pool:
             found = list(pool.map(run, tables))
+    joint, together = embed_jointly(found, model) or ([], "")
     results = []
-    for slide, (embedding, joined, record) in zip(given, found, strict=True):
+    for number, (slide, one) in enumerate(zip(given, found, strict=True)):
         table, result = prepare(slide, table_key, copy)
-        table.obsm[key_added] = embedding
-        table.obsm[key_added + _keys.SLIDE_SUFFIX] = joined
-        record |= {"readout": readout, "stride": stride or 0, "symmetric": bool(symmetric)}
+        table.obsm[key_added] = one.states
+        table.obsm[key_added + _keys.SLIDE_SUFFIX] = one.joined
+        table.obsm.pop(key_added + _keys.JOINT_SUFFIX, None)
+        if joint:
+            table.obsm[key_added + _keys.JOINT_SUFFIX] = joint[number]
+        record = one.record | {"readout": readout, "stride": stride or 0, "symmetric": bool(symmetric)}
+        record |= {"embedded_together": together, "n_obs": table.n_obs}
         write_record(table, _keys.STEP_EMBED, key_added, record)
         results.append(result)
         logger.info(
             "Added .obsm[%r] and .obsm[%r], %d x %d, with model %r; %d genes shared.",
-            key_added + _keys.SLIDE_SUFFIX,
+            key_added + (_keys.JOINT_SUFFIX if joint else _keys.SLIDE_SUFFIX),
             key_added,
-            *embedding.shape,
+            *one.states.shape,
             record["model"],
             record["n_genes_shared"],
         )
