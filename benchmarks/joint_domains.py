@@ -1,16 +1,17 @@
 """Domains of several sections together, against joint components, Harmony and CellCharter.
 
-    STIMG_DATA_DIR=../shared/data peers/bin/python benchmarks/joint_domains.py benchmarks/weights/tiny-validation.safetensors
+    STIMG_DATA_DIR=../shared/data python benchmarks/joint_domains.py benchmarks/weights/tiny-validation.safetensors
 
-Cohorts are labelled sections of one tissue that the weights never saw (`train.py validation`: they learned labels of one
-other cortex section, two other hearts and one other breast cancer, none of mouse cortex and of the olfactory bulb). All
-sections of a cohort are clustered together, into as many domains as there are labels, by `stimg.tl.domains` with its
-defaults; only the embedding differs. "stimg" is that of `stimg.tl.embed` of the list of sections, "network alone" its
-`X_stimg`. "PCA + 18 nearest" are 30 components of all sections together, averaged over the nearest spots; "rings" are 20
-with their means over three rings; "Harmony" goes before the averaging (harmonypy). "CellCharter" aggregates the latent
-space of scVI (10 dimensions, 2,000 genes, at most 100 epochs with early stopping) or of Harmony over three layers of
-Delaunay neighbours, as in its tutorial. ARI is over all spots of the cohort, mean of three seeds of the clustering;
-"entropy" is that of sections inside domains, from 0 (a domain of one section) to 1 (as in the whole cohort).
+Needs harmonypy, cellcharter and scvi-tools. Cohorts are labelled sections of one tissue that the weights never saw
+(`train.py validation`: they learned labels of one other cortex section, two other hearts and one other breast cancer,
+none of mouse cortex and of the olfactory bulb). All sections of a cohort are clustered together, into as many domains
+as there are labels, by `stimg.tl.domains` with its defaults; only the embedding differs. "stimg" is that of
+`stimg.tl.embed` of the list of sections, "network alone" its `X_stimg`. "PCA + 18 nearest" are 30 components of all
+sections together, averaged over the nearest spots; "rings" are 20 with their means over three rings; "Harmony" goes
+before the averaging (harmonypy). "CellCharter" aggregates the latent space of scVI (10 dimensions, 2,000 genes, at most
+100 epochs with early stopping) or of Harmony over three layers of Delaunay neighbours, as in its tutorial. ARI is over
+all spots of the cohort, mean of three seeds of the clustering; "entropy" is that of sections inside domains, from 0 (a
+domain of one section) to 1 (as in the whole cohort).
 """
 
 from __future__ import annotations

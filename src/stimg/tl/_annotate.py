@@ -116,10 +116,10 @@ def annotate(
     Features are the states of the network, and its tokens averaged over the sites within 2.3 pitches, z-scored within
     each section, which removes differences of depth and platform; with a `reference` also 20 principal components of it
     and the table together, with their means over rings of 1, 2 and 3 pitches. On them, a multinomial logistic
-    regression is fitted to the labelled sections. How similar a section is to the tissue is the rank correlation :math:`r` of mean
-    log-normalised expression over the tissue's variable genes; a section is taken to be of the tissue with probability
-    :math:`1 / (1 + e^{-12 (r - 0.7)})`. All was chosen on sections that are not in the tables of
-    :doc:`/benchmarks`.
+    regression is fitted to the labelled sections. How similar a section is to the tissue is the rank correlation
+    :math:`r` of mean log-normalised expression over the tissue's variable genes; a section is taken to be of the tissue
+    with probability :math:`1 / (1 + e^{-12 (r - 0.7)})`. Where it is below one half, confidence is low on purpose, even
+    if some names are right.
 
     Examples
     --------
