@@ -18,7 +18,8 @@ expression by which the tissue is recognised, and the share of spots that get a 
 
 **Cohorts.** Every labelled section is named from each other one of its data set. The weights were trained without any
 labels (`train.py judged --label-loss 0`). "stimg, reference" is `annotate(reference=...)`; "stimg, trained on it" is
-`pretrain(init=...)` for a minute on the annotated section, then `annotate`. Beside them: scanpy's `ingest`, logistic
+`pretrain(init=...)` for a minute on the annotated section, then `annotate`; "stimg, both" passes that section as
+`reference` to the model trained on it. Beside them: scanpy's `ingest`, logistic
 regression on scaled log-normalised expression of all shared genes as in CellTypist, and k-NN as above. Sections
 marked * were used to choose features and penalty.
 """
@@ -172,9 +173,8 @@ def ingest(slide: AnnData, source: AnnData) -> np.ndarray:
     known.obs["domain"] = known.obs["domain"].cat.remove_unused_categories()
     sc.pp.pca(known)
     sc.pp.neighbors(known)
-    sc.tl.umap(known)
     del new.obs["domain"]
-    sc.tl.ingest(new, known, obs="domain")
+    sc.tl.ingest(new, known, obs="domain", embedding_method="pca")
     return new.obs["domain"].to_numpy()
 
 
@@ -217,6 +217,7 @@ def cohorts(model: Model) -> Iterator[dict]:
                 found: dict[str, Callable[[], dict]] = {
                     "stimg, reference": lambda: stimg_scores(slide, model, reference=known, label_key="domain"),  # noqa: B023
                     "stimg, trained on it": lambda: stimg_scores(slide, trained) | {"seconds": seconds},  # noqa: B023
+                    "stimg, both": lambda: stimg_scores(slide, trained, reference=known, label_key="domain"),  # noqa: B023
                     "k-NN, X_stimg": lambda: carried(slide, [known], "X_stimg"),  # noqa: B023
                     "k-NN, joint PCA + blur": lambda: carried(slide, [known], BLURRED),  # noqa: B023
                     "scanpy ingest": lambda: scores(ingest(slide, known), slide.obs["domain"]),  # noqa: B023
