@@ -58,9 +58,10 @@ def embed_jointly(found: list[Embedded], model: Model) -> tuple[list[np.ndarray]
     components = shared_components(model, [section for _, section in sections]) if len(sections) > 1 else None
     if components is None:
         return None
-    places = [slide.obs_site for _, (slide, _) in sections]
-    states = [one.states[slide.obs_index] for one, (slide, _) in sections]
-    parts, run = join_sections(states, [part[place] for part, place in zip(components, places, strict=True)])
+    blocks = []
+    for (one, (slide, _)), (rings, near) in zip(sections, components, strict=True):
+        blocks.append([one.states[slide.obs_index], rings[slide.obs_site], near[slide.obs_site]])
+    parts, run = join_sections(blocks)
     joint = [np.empty((len(one.states), parts[0].shape[1]), dtype=np.float32) for one in found]
     of_table = {id(one): values for one, values in zip(found, joint, strict=True)}
     for (one, (slide, _)), part in zip(sections, parts, strict=True):

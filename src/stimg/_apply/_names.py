@@ -145,8 +145,8 @@ def names_from(
     components = shared_components(model, [section.matched for section in every])
     if components is not None:
         every = [
-            replace(section, features=np.concatenate([section.features, _standardised(part)], axis=1))
-            for section, part in zip(every, components, strict=True)
+            replace(section, features=np.concatenate([section.features, _standardised(rings)], axis=1))
+            for section, (rings, _) in zip(every, components, strict=True)
         ]
     names = sorted({label for _, labels in labelled for label in labels.tolist() if label})
     codes = [pd.Index(names).get_indexer(pd.Index(labels)) for _, labels in labelled]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
-from stimg._apply._components import balanced
+from stimg._apply._components import balanced, neighbour_means
 from stimg._apply._tokens import shown_genes
 from stimg._input._threads import one_thread
 from stimg._slide._values import take_columns
@@ -25,18 +25,18 @@ MOST_FITTED = 5000
 MOST_REDUCED = 20_000
 FEWEST_GENES = 50
 WIDTH = 50
-NETWORK_SHARE = 0.7  # of the deviation of the shared components
 
 Matched = tuple["Slide", np.ndarray]  # a section, and the rows of its genes in the vocabulary
 
 
-def shared_components(model: Model, sections: Sequence[Matched]) -> list[np.ndarray] | None:
-    """Return principal components that mean the same in all sections, float32 (n_sites, 80) for each.
+def shared_components(model: Model, sections: Sequence[Matched]) -> list[tuple[np.ndarray, np.ndarray]] | None:
+    """Return principal components that mean the same in all sections, two parts, float32 (n_sites, k), for each.
 
     Genes are those that the model is shown of every section (or, if these are fewer than 50, that it knows), z-scored
     within each section; the components are fitted to at most 5,000 sites, the same number of each section. Each site
-    gets its own 20 scores and their means over the sites 1, 2 and 3 pitches away, as in CellCharter (Varrone et al.
-    2024, Nat Genet 56:74). `None` if the sections share fewer than three genes.
+    gets, first, its own 20 scores and their means over the sites 1, 2 and 3 pitches away, as in CellCharter (Varrone et
+    al. 2024, Nat Genet 56:74), and then their means over all sites within 2.3 pitches, in which there is less noise.
+    `None` if the sections share fewer than three genes.
     """
     from sklearn.decomposition import PCA
 
@@ -59,24 +59,22 @@ def shared_components(model: Model, sections: Sequence[Matched]) -> list[np.ndar
             rows
         )
     loadings = fitted.components_.T.astype(np.float32)
+    scores = [slide.project(loadings, "zscore", own) for (slide, _), own in zip(sections, columns, strict=True)]
     return [
-        _ring_means(slide, slide.project(loadings, "zscore", own))
-        for (slide, _), own in zip(sections, columns, strict=True)
+        (_ring_means(slide, own), neighbour_means(slide) @ own)
+        for (slide, _), own in zip(sections, scores, strict=True)
     ]
 
 
-def join_sections(states: Sequence[np.ndarray], components: Sequence[np.ndarray]) -> tuple[list[np.ndarray], str]:
+def join_sections(blocks: Sequence[Sequence[np.ndarray]]) -> tuple[list[np.ndarray], str]:
     """Return one embedding of all sections, float32 (n, 50) for each, and a name of this run.
 
-    Each section's states of the network, and its shared components, are centred and scaled to a total variance of 0.5
-    and one: the network's part does not rule where it is unsure. Both are reduced to principal components together.
+    The blocks of each section are its states of the network and the parts of its shared components, (n, k). Each is
+    centred and scaled to a total variance of one; all are reduced to principal components of all sections together.
     """
     from sklearn.decomposition import PCA
 
-    parts = [
-        np.concatenate([NETWORK_SHARE * balanced(own), balanced(shared)], axis=1)
-        for own, shared in zip(states, components, strict=True)
-    ]
+    parts = [np.concatenate([balanced(block) for block in own], axis=1) for own in blocks]
     rows = np.concatenate([part[:: max(1, sum(map(len, parts)) // MOST_REDUCED)] for part in parts])
     with one_thread():
         fitted = PCA(min(WIDTH, *rows.shape), svd_solver="full").fit(rows)
