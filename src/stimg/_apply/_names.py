@@ -12,6 +12,8 @@ from stimg._apply._run_windows import run_windows
 from stimg._apply._tokens import match_slides, shown_genes, site_tokens
 from stimg._input._checks import check_finite
 from stimg._input._threads import one_thread
+from stimg._slide._gene_match import LEAST_SHARED
+from stimg.models._content import labels_of_groups
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,12 +55,13 @@ class Names:
     def similarity(self, section: Section) -> float:
         """Return the rank correlation of a section's mean expression with that of this tissue, over its variable genes.
 
-        It is 0 if there are fewer than three genes in common.
+        It is 0 if they have fewer than 20 genes in common, or half of a smaller panel: chance may correlate those.
         """
         from scipy.stats import spearmanr
 
         known = np.isfinite(self.profile) & np.isfinite(section.profile)
-        if known.sum() < 3 or np.ptp(section.profile[known]) == 0 or np.ptp(self.profile[known]) == 0:
+        least = min(LEAST_SHARED, max(3, np.isfinite(self.profile).sum() / 2))
+        if known.sum() < least or np.ptp(section.profile[known]) == 0 or np.ptp(self.profile[known]) == 0:
             return 0.0
         return float(spearmanr(self.profile[known], section.profile[known]).statistic)
 
@@ -150,11 +153,9 @@ def keep_names(model: Model, patches: PatchDataset, device: str) -> None:
 
 def known_names(model: Model) -> list[Names]:
     """Return the names that a model learned in training, one entry a tissue; none if it saw no labels."""
-    found = []
-    for row, group in enumerate(model.card.get("label_groups", [])):
+    found, network = [], model.network
+    for row, (group, places) in enumerate(labels_of_groups(model.card).items()):
         prefix = f"{group}/" if group else ""
-        places = [i for i, label in enumerate(model.card["labels"]) if label.startswith(prefix)]
-        network = model.network
         weight, bias, profile = (
             tensor.numpy()
             for tensor in (network.label_weight[places], network.label_bias[places], network.label_profile[row])
