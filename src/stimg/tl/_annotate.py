@@ -272,7 +272,7 @@ def _report(records: list[dict[str, Any]], key: str) -> None:
             parts.append(f"{where}: {f'{named:.0%} named' if named else 'not named'} ({like})")
             if similarity < EVEN_ODDS:
                 then = "Its names are guesses." if named else "Its observations stay 'unknown'."
-                foreign.append((where, similarity, tissue or "the labelled slides", then))
+                foreign.append((where, similarity, repr(tissue) if tissue else "the labelled slides", then))
     logger.info("Added .obs[%r]. %s.", key, "; ".join(parts))
     if foreign:
         where, similarity, tissue, then = foreign[0]
