@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scanpy as sc
+from conftest import prepared
 
 import stimg
 
@@ -35,11 +36,20 @@ def embed(slide, trained):
     stimg.tl.embed(slide, trained)
 
 
+def annotate(slide, trained):
+    reference = prepared(seed=1)
+    before = state(reference)
+    try:
+        stimg.tl.annotate([prepared(), slide], trained, reference=reference, label_key="domain")
+    finally:
+        assert state(reference) == before
+
+
 def reconstruct(slide, trained):
     stimg.tl.reconstruct(slide, trained)
 
 
-@pytest.mark.parametrize("step", [weigh, crop, embed, reconstruct])
+@pytest.mark.parametrize("step", [weigh, crop, embed, annotate, reconstruct])
 @pytest.mark.parametrize(
     ("value", "message"), [(np.nan, "NaN"), (-1.0, "negative"), ("log", "scale='log'")], ids=["nan", "negative", "log"]
 )
@@ -57,7 +67,7 @@ def test_bad_expression(make_slide, trained, step, value, message):
     assert state(slide) == before
 
 
-@pytest.mark.parametrize("step", [weigh, crop, embed, reconstruct])
+@pytest.mark.parametrize("step", [weigh, crop, embed, annotate, reconstruct])
 def test_duplicated_genes(make_slide, trained, step):
     slide = make_slide()
     slide.var_names = [*slide.var_names[:-1], slide.var_names[0]]
@@ -67,7 +77,7 @@ def test_duplicated_genes(make_slide, trained, step):
     assert state(slide) == before
 
 
-@pytest.mark.parametrize("step", [lay, weigh, crop, embed, reconstruct])
+@pytest.mark.parametrize("step", [lay, weigh, crop, embed, annotate, reconstruct])
 def test_empty_slides(make_slide, trained, step):
     slide = make_slide()
     with pytest.raises(ValueError, match="observations and genes"):
@@ -86,7 +96,9 @@ def test_all_zero_spots_and_genes_are_carried_along(make_slide, trained):
     model = stimg.tl.pretrain(stimg.pp.to_patches(slide, size=8, n_channels=24), trained.config, max_steps=2)
     stimg.tl.embed(slide, model)
     stimg.tl.reconstruct(slide, model)
+    stimg.tl.annotate(slide, model, reference=slide, label_key="domain")
     assert np.isfinite(slide.obsm["X_stimg"]).all()
+    assert slide.obs["stimg_label_confidence"].between(0, 1).all()
 
 
 def test_spatialdata_goes_the_whole_way(make_slide, trained):
@@ -99,6 +111,7 @@ def test_spatialdata_goes_the_whole_way(make_slide, trained):
     stimg.pp.to_patches(sdata, size=8, n_channels=16)
     stimg.tl.embed(sdata, trained)
     stimg.tl.domains(sdata, 3)
+    stimg.tl.annotate(sdata, trained, reference=sdata, label_key="stimg_domain")
     assert sdata["table"].obs["stimg_domain"].nunique() == 3
     with pytest.raises(KeyError, match="table_key"):
         stimg.tl.embed(sdata, trained, table_key="none")

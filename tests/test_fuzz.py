@@ -70,6 +70,9 @@ def test_slides(examples, trained):
             assert slide.obs["stimg_domain"].cat.categories.size == number
             attempt(lambda: stimg.pl.domains(slide), slide)
             plt.close("all")
+            named = {"reference": slide, "label_key": "stimg_domain", "scale": scale, "min_confidence": 0}
+            if attempt(lambda: stimg.tl.annotate(slide, trained, **named), slide):
+                assert set(slide.obs["stimg_label"]) <= set(slide.obs["stimg_domain"])
             finished += 1
 
     run()
@@ -133,6 +136,7 @@ def calls(slide, trained, histology, collection):
         stimg.tl.pretrain: {"patches": patches, "config": config, **once},
         stimg.tl.embed: {"adata": slide, "model": trained},
         stimg.tl.domains: {"adata": slide, "n_domains": 3, "method": "kmeans"},
+        stimg.tl.annotate: {"adata": slide, "model": trained, "reference": slide, "label_key": "domain"},
         stimg.tl.rank_channels: {"adata": slide, "model": trained, "key": "domain", "groups": ["layer1"]},
         stimg.tl.reconstruct: {"adata": slide, "model": trained},
         stimg.tl.align: {"patches": crops, "config": pairs.config, "crop_size": 64, **once},

@@ -218,6 +218,20 @@ def test_slide_changed_after_its_lattice(edit, platform, trained):
         assert edit not in MUST_WORK
 
 
+@pytest.mark.parametrize("edit", EDITS)
+def test_names_of_a_slide_changed_after_its_lattice(edit, trained):
+    slide, known = laid(5, "visium", 80), laid(6, "visium", 200)
+    given = {"model": trained, "reference": known, "label_key": "domain", "min_confidence": 0}
+    right = stimg.tl.annotate(slide, copy=True, **given)
+    EDITS[edit](slide)
+    if attempt(lambda: stimg.tl.annotate(slide, **given), slide, known):
+        assert np.allclose(slide.obs["stimg_label_confidence"], right.obs["stimg_label_confidence"], atol=0.01)
+        assert (slide.obs["stimg_label"] == right.obs["stimg_label"]).mean() > 0.97
+        assert edit not in MUST_FAIL
+    else:
+        assert edit not in MUST_WORK
+
+
 MUST_WORK = {"big-endian", "big-endian integers", "64 bits", "16-bit integers", "sparse by columns"}
 MUST_FAIL = {
     *("huge value", "infinite value", "NaN", "negative value", "coordinates of others"),

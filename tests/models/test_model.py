@@ -6,6 +6,7 @@ import stat
 import numpy as np
 import pytest
 import torch
+from hostile import hostile, unpacked
 from safetensors.torch import load_file, save_file
 
 import stimg
@@ -128,3 +129,68 @@ def test_a_link_to_itself_is_named(trained, tmp_path, overwrite):
     with pytest.raises(FileExistsError, match="leads back to itself"):
         trained.save(tmp_path / "a", overwrite=overwrite)
     assert sorted(one.name for one in tmp_path.iterdir()) == ["a", "b"]
+
+
+@pytest.fixture(scope="module")
+def named():
+    """Return a model that knows names, and another section of its tissue."""
+    slides = [stimg.datasets.synthetic(n_obs=300, n_genes=60, seed=seed) for seed in (0, 1)]
+    config = stimg.nn.Config(dim=32, encoder_layers=1, heads=2, n_programs=8)
+    with stimg.settings.override(progress=False):
+        for slide in slides:
+            stimg.pp.to_lattice(slide)
+            stimg.pp.select_genes(slide, n_genes=40)
+        patches = stimg.pp.to_patches(slides[:1], size=8, n_channels=24, label_key="domain", groups=["liver"])
+        return stimg.tl.pretrain(patches, config, max_steps=2, device="cpu"), slides[1]
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_names_are_kept_in_the_file(named, tmp_path, half):
+    model, slide = named
+    path = tmp_path / "named.safetensors"
+    model.save(path, half=half)
+    loaded = Model.load(path)
+    assert loaded.card["label_groups"] == ["liver"]
+    first, second = (stimg.tl.annotate(slide, one, copy=True) for one in (model, loaded))
+    same = first.obs["stimg_label"].astype(str) == second.obs["stimg_label"].astype(str)
+    assert same.mean() > 0.98 if half else same.all()
+    tolerance = {"atol": 0.02 if half else 0}
+    np.testing.assert_allclose(first.obs["stimg_label_confidence"], second.obs["stimg_label_confidence"], **tolerance)
+    assert (loaded.network.label_profile == -1).equal(model.network.label_profile == -1)
+
+
+def test_files_without_names_load_and_are_refused_where_names_are_needed(named, tmp_path):
+    model, slide = named
+    path = tmp_path / "old.safetensors"
+    model.save(path)
+    tensors, content = unpacked(path)
+    del content["card"]["label_groups"]
+    kept = {name: tensor for name, tensor in tensors.items() if name[6:] not in ("weight", "bias", "profile")}
+    assert len(kept) == len(tensors) - 3
+    save_file(kept, path, metadata={"stimg": json.dumps(content)})
+    old = Model.load(path)
+    stimg.tl.embed(slide, old, copy=True)
+    with pytest.raises(ValueError, match="kept no names of its labels.*earlier version.*`reference`"):
+        stimg.tl.annotate(slide, old)
+    assert "stimg_label" not in slide.obs
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"card": {"label_groups": ["kidney"]}}, "fewer than two 'labels' of .*kidney"),
+        ({"card": {"label_groups": "liver"}}, "'label_groups'"),
+        ({"card": {"label_groups": ["liver", "liver"]}}, "'label_groups'"),
+        ({"card": {"label_groups": []}}, "tensors do not fit"),
+        ({"card": {"labels": ["liver/a", "liver/b"]}}, "tensors do not fit"),
+        ({"tensors": {"label_profile": lambda old: old[:, 1:]}}, "tensors do not fit"),
+        ({"tensors": {"label_weight": lambda old: None}}, "tensors do not fit"),
+        ({"tensors": {"label_bias": lambda old: old * torch.nan}}, "NaN"),
+    ],
+)
+def test_names_that_do_not_fit_are_refused(named, tmp_path, changes, message):
+    path = tmp_path / "named.safetensors"
+    named[0].save(path)
+    hostile(path, **changes)
+    with pytest.raises(ValueError, match=message):
+        Model.load(path)

@@ -189,3 +189,89 @@ def test_labels_of_sites_are_those_of_their_observations(make_slide):
     array = patches.slides[0]
     expected = slide.obs["domain"].fillna("").to_numpy()
     np.testing.assert_array_equal(array.labels[array.obs_site], expected)
+
+
+NAMES = {"label_weight", "label_bias", "label_profile"}
+
+
+def test_groups_with_two_labels_have_names(make_slide):
+    slides = [make_slide(seed=seed) for seed in range(4)]
+    slides[1].obs["domain"] = "layer1"  # one label
+    slides[2].obs["domain"] = ["unknown", "Unknown", "", np.nan] * 75  # none
+    patches = stimg.pp.to_patches(slides, size=8, n_channels=24, label_key="domain", groups=["b", "one", "none", "b"])
+    assert patches.label_groups == ["b"]
+    assert patches.labels == [*(f"b/layer{i}" for i in range(1, 6)), "one/layer1"]
+    assert patches.labelled("none") == []
+    assert [slide.name for slide, _ in patches.labelled("b")] == ["slide0", "slide3"]
+    ((slide, index),) = patches.labelled("one")
+    assert slide is patches.slides[1]
+    np.testing.assert_array_equal(index, patches.labels.index("one/layer1"))
+    array, index = patches.labelled("b")[1]
+    expected = slides[3].obs["domain"].astype(str).to_numpy()[array.obs_index]
+    np.testing.assert_array_equal(
+        np.array(patches.labels)[index][array.obs_site], np.char.add("b/", expected.astype(str))
+    )
+    plain = stimg.pp.to_patches(slides[0], size=8, n_channels=24, label_key="domain")
+    assert plain.label_groups == [""]
+    assert len(plain.labelled("")) == 1
+    assert stimg.pp.to_patches(slides[0], size=8, n_channels=24).label_groups == []
+    model = stimg.tl.pretrain(patches, CONFIG, max_steps=1)
+    assert model.card["label_groups"] == ["b"]
+    state = weights(model)
+    assert state["label_profile"].shape == (1, len(model.genes))
+    assert state["label_weight"].shape == (6, 64)
+    assert state["label_bias"][-1] == -1000  # never given
+    assert (state["label_bias"][:-1] > -100).all()
+    known = np.isin(model.genes, np.union1d(patches.slides[0].genes, patches.slides[3].genes))
+    np.testing.assert_array_equal(state["label_profile"][0].numpy() >= 0, known)
+
+
+def test_groups_that_cannot_be_told_apart_are_refused_with_labels(make_slide):
+    slides, groups = [make_slide(seed=0), make_slide(seed=1)], ["human", "human/cortex"]
+    with pytest.raises(ValueError, match=r"`groups` .*\['human/cortex'\]"):
+        stimg.pp.to_patches(slides, size=8, label_key="domain", groups=groups)
+    stimg.pp.to_patches(slides, size=8, n_channels=24, groups=groups)
+
+
+@pytest.mark.parametrize(("weight", "why"), [(0.0, "`label_loss` of the configuration is 0"), (1.0, "one label only")])
+def test_labels_that_are_not_learned_are_told(make_slide, weight, why):
+    slide = make_slide()
+    if weight:
+        slide.obs["domain"] = "cortex"
+    patches = stimg.pp.to_patches(slide, size=8, n_channels=24, label_key="domain")
+    config = stimg.nn.Config(dim=32, encoder_layers=1, heads=2, n_programs=8, label_loss=weight)
+    with pytest.warns(UserWarning, match=f"labels of `patches` are not learned.*{why}.*`reference`"):
+        model = stimg.tl.pretrain(patches, config, max_steps=1)
+    assert model.card["label_groups"] == []
+    assert not NAMES & set(weights(model))
+    with pytest.raises(ValueError, match="Expected a model that knows names of regions"):
+        stimg.tl.annotate(slide, model)
+
+
+def test_names_are_those_of_the_last_training(make_slide, patches):
+    slide, other = make_slide(), make_slide(seed=1)
+    slide.obs["half"] = np.where(slide.obs["domain"].isin(["layer1", "layer2"]), "upper", "lower")
+    options = {"size": 8, "n_channels": 24}
+    first = stimg.tl.pretrain(stimg.pp.to_patches(slide, label_key="domain", **options), CONFIG, max_steps=2)
+    second = stimg.tl.pretrain(stimg.pp.to_patches(slide, label_key="half", **options), init=first, max_steps=2)
+    assert second.card["labels"] == ["lower", "upper"]
+    stimg.tl.annotate(other, second, min_confidence=0)
+    assert set(other.obs["stimg_label"]) == {"lower", "upper"}
+    third = stimg.tl.pretrain(patches, init=first, max_steps=1)
+    assert not NAMES & set(weights(third))
+    with pytest.raises(ValueError, match="was trained without labels"):
+        stimg.tl.annotate(other, third)
+
+
+def test_names_are_the_same_after_a_break(make_slide, tmp_path):
+    class Stop(lightning.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 1:
+                raise KeyboardInterrupt
+
+    patches = stimg.pp.to_patches(make_slide(), size=8, n_channels=24, label_key="domain")
+    whole = stimg.tl.pretrain(patches, CONFIG, max_epochs=2, rng=0)
+    broken = stimg.tl.pretrain(patches, CONFIG, max_epochs=2, rng=0, checkpoint_dir=tmp_path, callbacks=[Stop()])
+    assert NAMES < set(weights(broken))
+    assert (weights(broken)["label_weight"] != 0).any()
+    assert same(whole, stimg.tl.pretrain(patches, CONFIG, max_epochs=2, rng=0, resume=tmp_path / "last.ckpt"))

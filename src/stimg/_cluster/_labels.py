@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from stimg import _keys
-from stimg._input._checks import check_obs_key
+from stimg._input._checks import check_obs_key, is_no_label
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,8 +21,9 @@ DOMAINS_FIRST = "Run `stimg.tl.domains(adata, n_domains)` first."
 def read_labels(table: AnnData, key: str, *, argument: str = "key", advice: str = DOMAINS_FIRST) -> pd.Categorical:
     """Return the labels in `.obs[key]` with names as strings, in their order, and without those that do not occur.
 
-    Observations that are labelled `"unknown"` have no label, like those with missing values. A missing column is a
-    `KeyError`; decimal numbers, a name for almost every observation, and a column without any label a `ValueError`.
+    Observations that are labelled `"unknown"`, in capitals or not, or with an empty name, have no label, like those
+    with missing values. A missing column is a `KeyError`; decimal numbers, a name for almost every observation, and a
+    column without any label a `ValueError`.
     """
     check_obs_key(table, key, argument=argument, advice=advice)
     column = table.obs[key]
@@ -49,8 +49,7 @@ def read_labels(table: AnnData, key: str, *, argument: str = "key", advice: str 
         msg = f"`adata.obs[{key!r}]` (`{argument}`) has labels that read alike: {twice[:5]}. Rename them."
         raise ValueError(msg)
     labels = given.rename_categories(names)
-    if _keys.UNKNOWN in names:
-        labels = labels.remove_categories([_keys.UNKNOWN])
+    labels = labels.remove_categories([name for name in names if is_no_label(name)])
     labels = labels.remove_unused_categories().as_unordered()
     if not len(labels.categories):
         msg = f"Expected labels in `adata.obs[{key!r}]` (`{argument}`), found only missing values. {advice}"
@@ -58,9 +57,11 @@ def read_labels(table: AnnData, key: str, *, argument: str = "key", advice: str 
     return labels
 
 
-def joined_labels(tables: Sequence[AnnData], key: str) -> pd.Categorical:
+def joined_labels(
+    tables: Sequence[AnnData], key: str, *, argument: str = "key", advice: str = DOMAINS_FIRST
+) -> pd.Categorical:
     """Return the labels of all tables after each other, by `read_labels`; names are in the order of the first table."""
-    found = [read_labels(table, key) for table in tables]
+    found = [read_labels(table, key, argument=argument, advice=advice) for table in tables]
     present = {name for labels in found for name in labels.categories}
     order = dict.fromkeys(str(name) for table in tables for name in pd.Categorical(table.obs[key]).categories)
     names = [name for name in order if name in present]

@@ -179,6 +179,11 @@ def check_obsm(table: AnnData, key: str, *, advice: str = "") -> None:
     _check_key(key, "obsm", table.obsm, advice=advice)
 
 
+def is_no_label(name: str) -> bool:
+    """Tell whether a label says that there is none: it is empty, or `"unknown"`, in capitals or not."""
+    return name.lower() in ("", _keys.UNKNOWN)
+
+
 def check_obs_key(table: AnnData, key: str, *, argument: str = "key", advice: str = "") -> None:
     """Refuse a key that is not in `.obs`."""
     _check_key(key, "obs", table.obs.columns, argument=argument, advice=advice)

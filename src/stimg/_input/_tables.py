@@ -96,15 +96,15 @@ def scale_factor(library: Mapping[str, Any], key: str) -> float | None:
 
 
 def distinct_tables(
-    given: Sequence[AnnData | SpatialData], table_key: str | None, *, copy: bool = False
+    given: Sequence[AnnData | SpatialData], table_key: str | None, *, copy: bool = False, argument: str = "adata"
 ) -> list[AnnData]:
     """Return the tables of several slides by `resolve_table`; refuse an empty list and a slide given twice."""
     if not given:
-        msg = "Expected at least one slide in `adata`, found an empty list."
+        msg = f"Expected at least one slide in `{argument}`, found an empty list."
         raise ValueError(msg)
     tables = [resolve_table(slide, table_key, copy=copy) for slide in given]
     if len({id(table) for table in tables}) < len(tables):
-        msg = f"Expected {len(tables)} different slides in `adata`, found one of them twice. Give each slide once."
+        msg = f"Expected {len(tables)} different slides in `{argument}`, found one of them twice. Give each slide once."
         raise ValueError(msg)
     return tables
 

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from stimg import _keys
-from stimg._input._checks import check_obsm, check_var_unique
+from stimg._input._checks import check_obsm, check_var_unique, is_no_label
 from stimg._input._records import read_record
 from stimg._input._rows import by_nonzeros, collect_rows, expression_blocks, is_mapped, read_expression, row_blocks
 from stimg._slide._gene_match import gene_names
@@ -170,7 +170,8 @@ def _checked_weights(table: AnnData, key: str, name: str) -> np.ndarray:
 def _site_labels(column: pd.Series, slide: Slide) -> np.ndarray:
     """Return the first label of every site's observations, str (n_sites,), empty if they have none."""
     column = column.iloc[slide.obs_index]
-    there = np.flatnonzero(column.notna().to_numpy())[::-1]
+    names = column.astype(str).to_numpy()
+    there = np.flatnonzero(column.notna().to_numpy() & ~np.array([is_no_label(name) for name in names]))[::-1]
     labels = np.full(slide.n_sites, "", dtype=object)
-    labels[slide.obs_site[there]] = column.astype(str).to_numpy()[there]
+    labels[slide.obs_site[there]] = names[there]
     return labels.astype(str)

@@ -55,6 +55,12 @@ class Slide:
         """Standard deviation of each gene over the seen sites, float32 (n_genes,)."""
         return self._moments[1]
 
+    def scaled_by(self, mean: np.ndarray, std: np.ndarray) -> Slide:
+        """Return the same slide with the mean and deviation of each gene, float32 (n_genes,), of other slides."""
+        other = replace(self)
+        other.__dict__["_moments"] = (mean, std)
+        return other
+
     @cached_property
     def grid(self) -> np.ndarray:
         """Site index at each lattice position, int32 (rows, columns), -1 if it is empty."""

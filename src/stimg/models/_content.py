@@ -108,6 +108,13 @@ def check_content(content: dict[str, Any], rules: Rules) -> np.ndarray:
     return genes
 
 
+def labels_of_groups(card: dict[str, Any]) -> dict[str, list[int]]:
+    """Return the numbers of the labels of each of the card's `label_groups`, whose names they begin with."""
+    labels = list(enumerate(card.get("labels", [])))
+    prefixes = {group: f"{group}/" if group else "" for group in card.get("label_groups", [])}
+    return {group: [i for i, label in labels if label.startswith(prefix)] for group, prefix in prefixes.items()}
+
+
 def check_card(card: Any, rules: Rules, n_genes: int) -> None:
     """Refuse a card that lacks a field, or has one that is not as expected; other entries are the user's own."""
     if not isinstance(card, dict):
@@ -120,6 +127,10 @@ def check_card(card: Any, rules: Rules, n_genes: int) -> None:
             raise ValueError(msg)
     if "unit" in rules and card["size"] > LARGEST_SIZE.get(card["unit"], np.inf):
         msg = f"its card has {card['size']} as 'size', expected at most {LARGEST_SIZE[card['unit']]} for its 'unit'"
+        raise ValueError(msg)
+    groups = labels_of_groups(card) if "label_groups" in rules else {}
+    if few := [group for group, labels in groups.items() if len(labels) < 2]:
+        msg = f"its card has fewer than two 'labels' of {few[:3]}, which are among its 'label_groups'"
         raise ValueError(msg)
     if card.get("genes_per_slide", 1) > n_genes:
         more = f"{card['genes_per_slide']:,} as 'genes_per_slide'"

@@ -105,9 +105,9 @@ class GeneMAE(nn.Module):
     n_labels
         Number of expert labels that the network also learns to predict; 0 for none.
     n_groups
-        Number of groups of slides whose labels these are. For each, `label_profile` (n_groups, n_genes) holds the mean
-        expression, -1 for genes that its slides lack. `label_weight` (n_labels, 2 dim) and `label_bias` (n_labels,) are
-        those of the regression that names observations after training.
+        Number of groups of slides whose labels these are. For each, `label_profile` (2, n_groups, n_genes) holds mean
+        and deviation of expression, -1 for genes that its slides lack. `label_weight` (2, n_labels, 2 dim) and
+        `label_bias` (2, n_labels) are those of the regressions that name observations after training.
     """
 
     programs: Tensor
@@ -134,9 +134,9 @@ class GeneMAE(nn.Module):
         if n_labels:
             self.label_head = nn.Linear(config.dim, n_labels)
         if n_groups:
-            self.register_buffer("label_profile", torch.full((n_groups, n_genes), -1.0))
-            self.register_buffer("label_weight", torch.zeros(n_labels, 2 * config.dim))
-            self.register_buffer("label_bias", torch.full((n_labels,), NEVER))
+            self.register_buffer("label_profile", torch.full((2, n_groups, n_genes), -1.0))
+            self.register_buffer("label_weight", torch.zeros(2, n_labels, 2 * config.dim))
+            self.register_buffer("label_bias", torch.full((2, n_labels), NEVER))
 
     def input_layer(self, genes: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return weight and offset (..., dim) of `genes` (...); the offset is `None` if the token has none.

@@ -104,7 +104,8 @@ def to_patches(
     KeyError
         The lattice or the channel weights are missing, or no slide has the column `label_key`.
     ValueError
-        A bad number, expression that does not fit its recorded scale, or a slide with no window of enough tissue.
+        A bad number, `groups` that cannot be told apart in `group/label`, expression that does not fit its recorded
+        scale, or a slide with no window of enough tissue.
 
     Examples
     --------
@@ -133,6 +134,8 @@ def to_patches(
     for argument, values in (("names", names), ("groups", groups)):
         if values is not None:
             check_names(argument, values, len(given))
+    if label_key is not None and groups is not None:
+        _check_prefixes(groups)
     tables = _prepared(collection) if collection is not None else (resolve_table(slide, table_key) for slide in given)
     columns: list[str] = []
     arrays: list[Slide] = []
@@ -173,6 +176,16 @@ def to_patches(
     )
     dataset.check_covered()
     return dataset
+
+
+def _check_prefixes(groups: Sequence[str]) -> None:
+    """Refuse groups that cannot be told apart in `group/label`."""
+    if nested := sorted({one for one in groups for other in groups if one.startswith(f"{other}/")}):
+        msg = (
+            f"Expected `groups` of which none begins with another one and '/', since labels are written `group/label`, "
+            f"found {nested[:3]}. Rename them."
+        )
+        raise ValueError(msg)
 
 
 def _prepared(collection: Collection) -> Iterator[AnnData]:

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from stimg import _keys
-from stimg._apply._names import EVEN_ODDS, known_names, name_section, names_from, read_sections
+from stimg._apply._names import EVEN_ODDS, known_names, learn_names, name_sections, read_sections
 from stimg._apply._run_windows import check_stride
 from stimg._cluster._colours import UNLABELLED, domain_colours
-from stimg._input._checks import check_obs_key, check_positive_int, check_strings, checked, warn
+from stimg._cluster._labels import joined_labels
+from stimg._input._checks import check_positive_int, check_strings, checked, warn
 from stimg._input._device import resolve_device
 from stimg._input._records import write_record
 from stimg._input._tables import distinct_tables, prepare
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
-    from stimg._apply._names import Names, Section
+    from stimg._apply._names import Labelled, Names
 
 logger = logging.getLogger("stimg")
 
@@ -73,7 +74,7 @@ def annotate(
         resembles most.
     reference
         One or more annotated slides, after `to_lattice`, whose labels are used in place of the model's. Observations
-        without a label (NaN) are left out.
+        without a label (NaN or `"unknown"`) are left out.
     label_key
         Column of `.obs` of the `reference` with the labels.
     min_confidence
@@ -90,8 +91,8 @@ def annotate(
     Returns
     -------
     `None` (or the copy, or the list of copies), with
-    `.obs[key_added]` : categorical; all labels that were considered, and `"unknown"`. If sections resemble different
-    tissues, names are written `tissue/label`.
+    `.obs[key_added]` : categorical; all labels of the tissues of which anything was named, the same on all slides, and
+    `"unknown"`. If these are several tissues, names are written `tissue/label`.
     `.obs[key_added + "_confidence"]` : float32 in [0, 1]. Probability that the best label is right: that the section is
     of the tissue, times that of the label in it.
     `.uns[key_added + "_colors"]` : one colour per category, grey for `"unknown"`.
@@ -113,13 +114,15 @@ def annotate(
 
     Notes
     -----
-    Features are the states of the network, and its tokens averaged over the sites within 2.3 pitches, z-scored within
-    each section, which removes differences of depth and platform; with a `reference` also 20 principal components of it
-    and the table together, with their means over rings of 1, 2 and 3 pitches. On them, a multinomial logistic
-    regression is fitted to the labelled sections. How similar a section is to the tissue is the rank correlation
-    :math:`r` of mean log-normalised expression over the tissue's variable genes; a section is taken to be of the tissue
-    with probability :math:`1 / (1 + e^{-12 (r - 0.7)})`. Where it is below one half, confidence is low on purpose, even
-    if some names are right.
+    Features are the states of the network, and its tokens averaged over the sites within 2.3 pitches. They are read
+    twice: with expression and features z-scored within each section, which removes differences of depth and platform,
+    and with both scaled by the labelled sections, so that a part of a tissue, such as a single layer, keeps its names.
+    On each, a multinomial logistic regression is fitted to the labelled sections, and their probabilities are averaged.
+    With a `reference`, the first also gets 20 principal components of it and the table together, with their means over
+    rings of 1, 2 and 3 pitches. How similar a section is to the tissue is the rank correlation :math:`r` of mean
+    log-normalised expression over the tissue's variable genes; it is taken to be of the tissue with probability
+    :math:`1 / (1 + e^{-12 (r - 0.7)})`. Below one half, confidence is low on purpose, even if some names are right. A
+    region that nobody labelled gets the name of the most similar one.
 
     Examples
     --------
@@ -135,29 +138,30 @@ def annotate(
     for name, value in (("stride", stride), ("batch_size", batch_size)):
         if value is not None:
             check_positive_int(name, value)
-    if not isinstance(min_confidence, int | float | np.number) or not 0 <= min_confidence < 1:
+    number = isinstance(min_confidence, int | float | np.number) and not isinstance(min_confidence, bool)
+    if not number or not 0 <= min_confidence < 1:
         msg = f"Expected `min_confidence` from 0 to below 1, found {min_confidence!r}."
         raise ValueError(msg)
     given = list(adata) if isinstance(adata, list | tuple) else [adata]
     tables = distinct_tables(given, table_key, copy=copy)
-    annotated = _check_reference(reference, label_key, labels, table_key)
+    annotated, joined = _read_reference(reference, label_key, labels, table_key)
     model = given_model(Model, model)
     check_stride(model, stride)
-    names = [] if annotated else _chosen_names(model, labels)
+    known: Labelled | list[Names] = [] if annotated else _chosen_names(model, labels)
     for table in [*tables, *annotated]:
         read_lattice(table, lattice_key)
     windows: dict[str, Any] = {"stride": stride, "symmetric": symmetric, "batch_size": batch_size}
     windows["device"] = resolve_device(device)
     expression = {"layer": layer, "scale": scale, "lattice_key": lattice_key, "gene_symbols": gene_symbols}
-    labelled = [one for table in annotated for one in _labelled(table, str(label_key), model, windows, expression)]
+    if annotated:
+        known = _learn(annotated, joined, model, windows, expression)
     found = []
     for table in tables:
-        read, record = read_sections(table, model, windows, **expression)
-        if labelled:
-            names, read = names_from(labelled, read, model)
-        found.append(([name_section(section, names) for section in read], record))
-    used = {named.names.tissue: named.names for sections, _ in found for named in sections}
-    order = [label for tissue in sorted(used) for label in _written(used[tissue], len(used))]
+        read, record = read_sections(table, model, **expression)
+        found.append((name_sections(model, read, known, windows), record))
+    named = [one for sections, _ in found for one in sections if one.confidence.max() > min_confidence]
+    used = {one.names.tissue: one.names for one in sorted(named, key=lambda one: one.names.tissue)}
+    order = [label for names in used.values() for label in _written(names, len(used))]
     results = []
     for slide, (sections, record) in zip(given, found, strict=True):
         table, result = prepare(slide, table_key, copy)
@@ -166,7 +170,7 @@ def annotate(
         for named in sections:
             codes[named.rows] = pd.Index(order).get_indexer(_written(named.names, len(used)))[named.codes]
             confidence[named.rows] = named.confidence
-        codes[confidence <= min_confidence if min_confidence else confidence < 0] = len(order)
+        codes[confidence <= min_confidence] = len(order)
         table.obs[key_added] = pd.Categorical.from_codes(codes, [*order, _keys.UNKNOWN])
         table.obs[key_added + _keys.CONFIDENCE_SUFFIX] = confidence
         table.uns[f"{key_added}_colors"] = [*domain_colours(len(order)), UNLABELLED]
@@ -182,71 +186,75 @@ def annotate(
         }
         write_record(table, _keys.STEP_ANNOTATE, key_added, record)
         results.append(result)
-        _report(record, key_added)
+    _report([record for _, record in found], key_added)
     if not copy:
         return None
     return results if isinstance(adata, list | tuple) else results[0]
 
 
-def _check_reference(reference: Any, label_key: str | None, labels: Any, table_key: str | None) -> list[AnnData]:
-    """Return the tables of the annotated slides, none if there are no such slides."""
+def _read_reference(
+    reference: Any, label_key: str | None, labels: Any, table_key: str | None
+) -> tuple[list[AnnData], pd.Categorical]:
+    """Return the tables of the annotated slides, none if there are no such slides, and their labels, joined."""
     if reference is None:
         if label_key is not None:
             msg = f"Expected a `reference` with `label_key`={label_key!r}, found None. Pass the annotated slides."
             raise ValueError(msg)
-        return []
+        return [], pd.Categorical([])
     if labels is not None:
         msg = f"Expected either `labels` of the model or a `reference`, found both (`labels`={labels!r})."
         raise ValueError(msg)
-    tables = distinct_tables(list(reference) if isinstance(reference, list | tuple) else [reference], table_key)
-    for table in tables:
-        if label_key is None:
-            msg = (
-                "Expected `label_key`, the column of `.obs` of the `reference` with its labels, found None. It has "
-                f"{list(table.obs.columns)}."
-            )
-            raise ValueError(msg)
-        check_obs_key(table, label_key, argument="label_key", advice="It is looked up in the `reference`.")
-    if len(found := sorted(set(np.concatenate([_labels(table, str(label_key)) for table in tables])) - {""})) < 2:
-        msg = f"Expected at least two labels in `reference.obs[{label_key!r}]`, found {found}."
+    given = list(reference) if isinstance(reference, list | tuple) else [reference]
+    tables = distinct_tables(given, table_key, argument="reference")
+    if label_key is None:
+        msg = (
+            "Expected `label_key`, the column of `.obs` of the `reference` with its labels, found None. It has "
+            f"{list(tables[0].obs.columns)}."
+        )
         raise ValueError(msg)
-    return tables
+    known = joined_labels(tables, label_key, argument="label_key", advice="It is the column of labels of `reference`.")
+    if len(known.categories) < 2:
+        msg = f"Expected at least two labels in `reference.obs[{label_key!r}]`, found {list(known.categories)}."
+        raise ValueError(msg)
+    return tables, known
 
 
-def _labels(table: AnnData, key: str) -> np.ndarray:
-    """Return the label of every observation, str (n_obs,), empty for those that are missing or `"unknown"`."""
-    column = table.obs[key]
-    labels = column.astype(object).where(column.notna(), "").astype(str).to_numpy()
-    return np.where(np.char.lower(labels.astype(str)) == _keys.UNKNOWN, "", labels).astype(str)
-
-
-def _labelled(
-    table: AnnData, key: str, model: Model, windows: dict[str, Any], expression: dict[str, Any]
-) -> list[tuple[Section, np.ndarray]]:
-    """Return the sections of an annotated table, each with the label of every site, str (n_sites,), or empty."""
-    labels, found = _labels(table, key), []
-    for section in read_sections(table, model, windows, **expression)[0]:
-        own = labels[section.rows]
-        there = np.flatnonzero(own != "")[::-1]  # the first observation of a site counts, as in training
-        of_site = np.full(len(section.features), "", dtype=object)
-        of_site[section.obs_site[there]] = own[there]
-        found.append((section, of_site.astype(str)))
-    return found
+def _learn(
+    tables: list[AnnData], joined: pd.Categorical, model: Model, windows: dict[str, Any], expression: Any
+) -> Labelled:
+    """Learn names from annotated slides, whose labels are joined one after another."""
+    sections, codes, start = [], [], 0
+    for table in tables:
+        of_table = joined.codes[start : start + table.n_obs]
+        start += table.n_obs
+        for section in read_sections(table, model, **expression)[0]:
+            own = of_table[section.slide.obs_index]
+            there = np.flatnonzero(own >= 0)[::-1]  # the first observation of a site counts, as in training
+            of_site = np.full(section.slide.n_sites, -1)
+            of_site[section.slide.obs_site[there]] = own[there]
+            sections.append(section)
+            codes.append(of_site)
+    return learn_names(model, sections, codes, joined.categories.tolist(), windows)
 
 
 def _chosen_names(model: Model, labels: str | Sequence[str] | None) -> list[Names]:
     """Return the names that the model learned, of all tissues or of those asked for."""
     names = known_names(model)
     if not names:
+        why = "was trained without labels"
+        if model.card.get("labels"):
+            why = "kept no names of its labels: it has only one, or is from an earlier version of stimg"
         msg = (
-            f"Expected a model that was trained with expert labels, found {model.card['name']!r}, which was not. Pass "
-            "annotated slides as `reference`, or train one: "
+            f"Expected a model that knows names of regions, found {model.card['name']!r}, which {why}. Pass annotated "
+            "slides as `reference`, or train one: "
             "`stimg.tl.pretrain(stimg.pp.to_patches(slides, label_key=...), init='stimg-tiny')`."
         )
         raise ValueError(msg)
-    wanted = [one.tissue for one in names] if labels is None else check_strings("labels", labels)
-    if unknown := [tissue for tissue in wanted if tissue not in [one.tissue for one in names]]:
-        msg = f"Expected `labels` among {[one.tissue for one in names]}, the tissues of the model, found {unknown}."
+    tissues = [one.tissue for one in names]
+    wanted = tissues if labels is None else check_strings("labels", labels)
+    if not wanted or not set(wanted) <= set(tissues):
+        known = f"tissues of the model, among {tissues}" if any(tissues) else "left out, as the model knows one tissue"
+        msg = f"Expected `labels` to be {known}, found {labels!r}."
         raise ValueError(msg)
     return [one for one in names if one.tissue in wanted]
 
@@ -256,21 +264,24 @@ def _written(names: Names, n_tissues: int) -> list[str]:
     return [f"{names.tissue}/{label}" for label in names.labels] if n_tissues > 1 else names.labels
 
 
-def _report(record: dict[str, Any], key: str) -> None:
+def _report(records: list[dict[str, Any]], key: str) -> None:
     """Log what was named, and warn of sections of another tissue."""
-    found = list(zip(record["sections"], record["tissue"], record["similarity"], record["named"], strict=True))
-    parts = [
-        f"{section}: {named:.0%} named" + (f" as {tissue}" if tissue else "") + f" (similarity {similarity:.2f})"
-        for section, tissue, similarity, named in found
-    ]
+    parts, foreign = [], []
+    for number, record in enumerate(records):
+        columns = [record[name] for name in ("sections", "tissue", "similarity", "named")]
+        for section, tissue, similarity, named in zip(*columns, strict=True):
+            where = f"{section!r} of slide {number}" if len(records) > 1 else repr(section)
+            like = f"similarity {similarity:.2f}" + (f" to {tissue!r}" if tissue else "")
+            parts.append(f"{where}: {f'{named:.0%} named' if named else 'not named'} ({like})")
+            if similarity < EVEN_ODDS:
+                then = "Its names are guesses." if named else "Its observations stay 'unknown'."
+                foreign.append((where, similarity, repr(tissue) if tissue else "the labelled slides", then))
     logger.info("Added .obs[%r]. %s.", key, "; ".join(parts))
-    foreign = [row for row in found if row[2] < EVEN_ODDS]
     if foreign:
-        section, tissue, similarity, _ = foreign[0]
-        more = f", and {len(foreign) - 1} more sections" if len(foreign) > 1 else ""
+        where, similarity, tissue, then = foreign[0]
+        more = f" (and {len(foreign) - 1} more)" if len(foreign) > 1 else ""
         warn(
-            f"Section {section!r}{more}: mean expression correlates only {similarity:.2f} with that of "
-            f"{repr(tissue) if tissue else 'the labelled slides'}, less than {EVEN_ODDS}, as if it were of another "
-            "tissue or platform. Its observations stay 'unknown'. Annotate a section of this tissue, and pass it as "
-            "`reference`."
+            f"Section {where}{more}: mean expression correlates only {similarity:.2f} with that of {tissue}, less than "
+            f"{EVEN_ODDS}, as if it were of another tissue or platform. {then} Annotate a section of this tissue, and "
+            "pass it as `reference`."
         )

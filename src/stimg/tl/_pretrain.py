@@ -10,7 +10,7 @@ import numpy as np
 
 from stimg._apply._names import keep_names
 from stimg._data import PatchDataset
-from stimg._input._checks import check_choice, check_made_by, check_positive_int, checked
+from stimg._input._checks import check_choice, check_made_by, check_positive_int, checked, warn
 from stimg._train._pretrain import continued_config, count_batch, train_autoencoder
 from stimg._train._run import Run
 from stimg.models import Model
@@ -65,7 +65,8 @@ def pretrain(
         Weights to continue from: a model, a name of :func:`stimg.models.available`, or the path of a file. Genes that
         are new to it start from zero; genes that the slides lack are kept. The network's states are held near those
         that the given weights produce from whole patches (`stimg.nn.Config.anchor_loss`), so that it does not forget
-        what it learned from other slides and labels (Li and Hoiem 2016, arXiv 1606.09282).
+        what it learned from other slides and labels (Li and Hoiem 2016, arXiv 1606.09282). The names of its labels are
+        not kept: :func:`stimg.tl.annotate` knows those of `patches`.
     unit
         What one sample is: a `"patch"`, a single `"spot"` (a 1 x 1 window) or a whole `"slide"`. A batch holds about
         the same number of sites whatever the unit.
@@ -110,6 +111,11 @@ def pretrain(
     KeyboardInterrupt, SystemExit
         Interrupted before the first epoch ended, or asked to end (SIGTERM); `checkpoint_dir` can be resumed.
 
+    Warns
+    -----
+    UserWarning
+        The patches have labels which are not learned: `stimg.nn.Config.label_loss` is 0, or there is only one label.
+
     Examples
     --------
     >>> slide = stimg.pp.to_lattice(stimg.datasets.synthetic(n_obs=300), copy=True)
@@ -126,6 +132,10 @@ def pretrain(
         patches = patches.with_vocabulary(start.genes)
     train, validation = patches.with_scaling(config.scaling).split(val_fraction)
     run.check_held_out(validation is not None)
+    named = bool(config.label_loss and patches.label_groups)
+    if patches.labels and not named:
+        why = "there is one label only" if config.label_loss else "`label_loss` of the configuration is 0"
+        warn(f"The labels of `patches` are not learned, since {why}. `stimg.tl.annotate` will need a `reference`.")
     units = train.with_unit(unit)
     check_positive_int("patches.size", units.size, maximum=LARGEST_SIZE.get(unit, np.inf))
     batch_size = count_batch(train, units, config.batch_size)
@@ -139,13 +149,13 @@ def pretrain(
         size=units.size,
         n_channels=patches.n_channels,
         labels=patches.labels if network.n_labels else [],
-        label_groups=patches.label_groups if network.n_labels else [],
+        label_groups=patches.label_groups if named else [],
         genes_per_slide=int(np.median([len(slide.genes) for slide in patches.slides])),
         scale="log-normalised counts",
         init={} if start is None else {"name": start.card["name"], "sha256": start.sha256},
     )
     model = Model(network, np.asarray(patches.genes, dtype=str), card, history)
-    if card["label_groups"]:
+    if named:
         keep_names(model, patches.with_scaling(config.scaling), run.place)
     logger.info("Pretrained %s", model)
     return model
