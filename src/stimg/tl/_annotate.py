@@ -159,9 +159,9 @@ def annotate(
     for table in tables:
         read, record = read_sections(table, model, **expression)
         found.append((name_sections(model, read, known, windows), record))
-    named = [one for sections, _ in found for one in sections if one.confidence.max() > min_confidence]
-    used = {one.names.tissue: one.names for one in sorted(named, key=lambda one: one.names.tissue)}
-    order = [label for names in used.values() for label in _written(names, len(used))]
+    certain = [one for sections, _ in found for one in sections if one.confidence.max() > min_confidence]
+    used = {one.names.tissue: one.names for one in sorted(certain, key=lambda one: one.names.tissue)}
+    order = [label for own in used.values() for label in _written(own, len(used))]
     results = []
     for slide, (sections, record) in zip(given, found, strict=True):
         table, result = prepare(slide, table_key, copy)
