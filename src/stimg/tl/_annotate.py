@@ -281,7 +281,7 @@ def _report(records: list[dict[str, Any]], key: str) -> None:
         where, similarity, tissue, then = foreign[0]
         more = f" (and {len(foreign) - 1} more)" if len(foreign) > 1 else ""
         warn(
-            f"Section {where}{more}: mean expression correlates only {similarity:.2f} with that of {tissue}, less than "
+            f"Section {where}{more}: mean expression correlates only {similarity:.3f} with that of {tissue}, less than "
             f"{EVEN_ODDS}, as if it were of another tissue or platform. {then} Annotate a section of this tissue, and "
             "pass it as `reference`."
         )
