@@ -77,7 +77,7 @@ nitpick_ignore_regex = [
         r"(anndata|datetime|distributed|lightning|matplotlib|numpy|np|pandas|pathlib|scipy|sklearn|spatialdata|torch|collections"
         r"|typing|os|logging|Any|Path|AnnData|SpatialData|Axes|Figure|Generator|Callable|Callback|ArrayLike|NDArray"
         r"|ndarray|DataFrame|Series|Tensor|Module|Dataset|Sequence|Mapping|Iterator|Ellipsis|optional|abc|Self"
-        r"|stimg\.models\._trained_model|stimg\.nn\._config|stimg\.datasets\._hest|stimg\.datasets\._stimage_1k4m)(\..*)?",
+        r"|stimg\._slide\._slide|stimg\.models\._trained_model|stimg\.nn\._config|stimg\.datasets\._hest|stimg\.datasets\._stimage_1k4m)(\..*)?",
     ),
 ]
 suppress_warnings = ["sphinx_autodoc_typehints.forward_reference", "sphinx_autodoc_typehints.guarded_import"]

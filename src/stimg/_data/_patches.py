@@ -39,8 +39,6 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         Group of each slide, or `None`.
     labels
         Names of the expert labels, written `group/label` if there are groups.
-    label_groups
-        The groups whose slides have at least two labels; a single empty name if there are no groups.
     """
 
     slides: list[Slide]
@@ -91,7 +89,7 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
 
     @property
     def label_groups(self) -> list[str]:
-        """Names of the groups whose slides have at least two labels, sorted."""
+        """Groups whose slides have at least two labels, sorted; without groups, one with an empty name."""
         groups = [""] * len(self.slides) if self.groups is None else self.groups
         return sorted({group for group, choice in zip(groups, self._choice, strict=True) if choice.sum() > 1})
 
