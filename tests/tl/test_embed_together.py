@@ -59,20 +59,20 @@ def test_shared_components_are_those_of_the_shared_genes(pair, trained):
         columns = slide.var_names.get_indexer(shared)
         values.append(section.standardise(section.expression.toarray()[:, columns], columns))
     exact = PCA(20, svd_solver="full").fit(np.concatenate(values))
-    for own, part, (section, _) in zip(values, found, matched, strict=True):
+    for own, (part, near), (section, _) in zip(values, found, matched, strict=True):
         assert part.shape == (section.n_sites, 80)
         scores = own @ exact.components_.T
         assert np.allclose(np.abs(part[:, :3]), np.abs(scores[:, :3]), atol=0.1)
-        near = np.linalg.norm(section.positions() - section.positions()[7], axis=1)
-        ring = (near > 0.5) & (near <= 1.5)
-        assert np.allclose(part[7, 20:23], part[ring, :3].mean(0), atol=1e-5)
+        away = np.linalg.norm(section.positions() - section.positions()[7], axis=1)
+        assert np.allclose(part[7, 20:23], part[(away > 0.5) & (away <= 1.5), :3].mean(0), atol=1e-5)
+        assert np.allclose(near[7, :3], part[away <= 2.3, :3].mean(0), atol=1e-5)
 
 
 def test_domains_of_sections_take_what_is_comparable(pair, make_slide, trained):
     stimg.tl.domains(pair, 5)
     assert all(slide.uns["stimg"]["domains"]["use_rep"] == "X_stimg_joint" for slide in pair)
     scores = [stimg.metrics.domain_scores(slide.obs["domain"], slide.obs["stimg_domain"])["ari"] for slide in pair]
-    assert min(scores) > 0.7
+    assert min(scores) > 0.5  # 0.02 by this network alone
     stimg.tl.domains([pair[0][:200].copy(), pair[1]], 3)  # a part of the rows is as comparable
     other = make_slide(seed=2)
     stimg.tl.embed(other, trained)
@@ -93,9 +93,10 @@ def test_joint_embeddings_of_several_calls_are_refused(pair, make_slide, trained
     assert "stimg_domain" not in joined.obs
 
 
-def test_sections_without_common_genes_have_no_joint_embedding(make_slide, trained):
-    one, other = make_slide(), make_slide(seed=1)
-    stimg.tl.embed([one[:, :30].copy(), other[:, 30:].copy()], trained)
-    halves = [one[:, :30].copy(), other[:, 30:].copy()]
+def test_sections_with_hardly_any_common_genes_have_no_joint_embedding(make_slide, trained):
+    known = list(trained.genes)
+    halves = [make_slide()[:, known[:21]].copy(), make_slide(seed=1)[:, known[19:]].copy()]
     stimg.tl.embed(halves, trained)
     assert all("X_stimg_joint" not in half.obsm for half in halves)
+    stimg.tl.domains(halves, 3)
+    assert halves[0].uns["stimg"]["domains"]["use_rep"] == "X_stimg"

@@ -144,7 +144,7 @@ def annotate(
         raise ValueError(msg)
     given = list(adata) if isinstance(adata, list | tuple) else [adata]
     tables = distinct_tables(given, table_key, copy=copy)
-    annotated, joined = _read_reference(reference, label_key, labels, table_key)
+    annotated, joined = _read_reference(reference, label_key, labels, table_key, key_added)
     model = given_model(Model, model)
     check_stride(model, stride)
     known: Labelled | list[Names] = [] if annotated else _chosen_names(model, labels)
@@ -193,7 +193,7 @@ def annotate(
 
 
 def _read_reference(
-    reference: Any, label_key: str | None, labels: Any, table_key: str | None
+    reference: Any, label_key: str | None, labels: Any, table_key: str | None, key_added: str
 ) -> tuple[list[AnnData], pd.Categorical]:
     """Return the tables of the annotated slides, none if there are no such slides, and their labels, joined."""
     if reference is None:
@@ -211,6 +211,9 @@ def _read_reference(
             "Expected `label_key`, the column of `.obs` of the `reference` with its labels, found None. It has "
             f"{list(tables[0].obs.columns)}."
         )
+        raise ValueError(msg)
+    if label_key == key_added:
+        msg = f"Expected another `key_added` than `label_key`={label_key!r}, whose labels would be overwritten."
         raise ValueError(msg)
     known = joined_labels(tables, label_key, argument="label_key", advice="It is the column of labels of `reference`.")
     if len(known.categories) < 2:
