@@ -100,7 +100,7 @@ def scvi_latent(slides: list[AnnData]) -> list[np.ndarray]:
     joined = joined[:, np.asarray(joined.X.sum(0)).ravel() > 0].copy()
     scvi.model.SCVI.setup_anndata(joined, batch_key="section")
     model = scvi.model.SCVI(joined, n_latent=10)
-    model.train(max_epochs=100, early_stopping=True, enable_progress_bar=False, accelerator="cpu")
+    model.train(max_epochs=50, early_stopping=True, enable_progress_bar=False, accelerator="cpu")
     return np.split(model.get_latent_representation(), np.cumsum([s.n_obs for s in slides])[:-1])
 
 
