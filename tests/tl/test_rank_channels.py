@@ -301,3 +301,14 @@ def test_transposed_products_are_those_of_the_scaled_values(make_slide):
     scaled = slide.standardise(dense, genes)
     np.testing.assert_allclose(slide.project_back(values, "zscore", genes), scaled.T @ values, atol=1e-3)
     np.testing.assert_allclose(slide.project_back(values, "log", genes), (dense - dense.mean(0)).T @ values, atol=1e-3)
+
+
+def test_unknown_is_no_group(make_slide, trained):
+    slide = make_slide()
+    names = slide.obs["domain"].astype(str).to_numpy().astype(object)
+    names[:40] = "unknown"
+    slide.obs["named"] = pd.Categorical(names)
+    slide.obs["missing"] = pd.Categorical(np.where(names == "unknown", None, names))
+    one, other = (stimg.tl.rank_channels(slide, trained, key) for key in ("named", "missing"))
+    assert "unknown" not in set(one["group"])
+    pd.testing.assert_frame_equal(one, other)

@@ -12,7 +12,7 @@ from stimg import _keys
 from stimg._apply._channels import Ranked, rank_table
 from stimg._apply._run_windows import Readout, check_stride
 from stimg._cluster._colours import MOST_DOMAINS
-from stimg._input._checks import check_choice, check_obs_key, check_positive_int, check_strings, checked
+from stimg._input._checks import check_choice, check_obs_key, check_positive_int, check_strings, checked, is_no_label
 from stimg._input._device import resolve_device
 from stimg._input._records import write_record
 from stimg._input._tables import prepare, resolve_table
@@ -81,7 +81,7 @@ def rank_channels(
         observations of the slide apart, in place of the distance the embedding's total variance.
     groups
         Categories of `key` to explain, each against all others together; by default all. Observations without a
-        category are left out.
+        category, or with `"unknown"`, are left out.
     layer, scale, gene_symbols, readout, stride, symmetric, batch_size, device, lattice_key
         As in :func:`stimg.tl.embed`. With `symmetric=False` it takes half the time.
     key_added
@@ -180,6 +180,7 @@ def _categories(
         return None, {WHOLE: 0}
     check_obs_key(table, key, advice="Run `stimg.tl.domains(adata, n_domains)` first.")
     column = table.obs[key]
+    column = column.mask(column.astype(str).map(is_no_label).astype(bool))
     if column.dtype.kind == "f" or not 2 <= column.nunique() <= MOST_DOMAINS:
         found = column.dtype if column.dtype.kind == "f" else f"{column.nunique():,} different values"
         msg = f"Expected from 2 to {MOST_DOMAINS} categories in `adata.obs[{key!r}]` (`key`), found {found}."
