@@ -2,14 +2,13 @@
 
     STIMG_DATA_DIR=../shared/data python benchmarks/joint_domains.py benchmarks/weights/tiny-validation.safetensors
 
-Needs harmonypy, cellcharter and scvi-tools. Cohorts are labelled sections of one tissue that the weights never saw
-(`train.py validation`: they learned labels of one other cortex section, two other hearts and one other breast cancer,
-none of mouse cortex and of the olfactory bulb). All sections of a cohort are clustered together, into as many domains
-as there are labels, by `stimg.tl.domains` with its defaults; only the embedding differs. "stimg" is that of
-`stimg.tl.embed` of the list of sections, "network alone" its `X_stimg`. "PCA + 18 nearest" are 30 components of all
-sections together, averaged over the nearest spots; "rings" are 20 with their means over three rings; "Harmony" goes
-before the averaging (harmonypy). "CellCharter" aggregates the latent space of scVI (10 dimensions, 2,000 genes, at most
-100 epochs with early stopping) or of Harmony over three layers of Delaunay neighbours, as in its tutorial. ARI is over
+Needs harmonypy and cellcharter. Cohorts are labelled sections of one tissue that the weights never saw (`train.py
+validation`: they learned labels of one other cortex section, two other hearts and one other breast cancer, none of
+mouse cortex and of the olfactory bulb). All sections of a cohort are clustered together, into as many domains as there
+are labels, by `stimg.tl.domains` with its defaults; only the embedding differs. "stimg" is that of `stimg.tl.embed` of
+the list of sections, "network alone" its `X_stimg`. "PCA + 18 nearest" are 30 components of all sections together,
+averaged over the nearest spots; "rings" are 20 with their means over three rings; "Harmony" goes before the averaging
+(harmonypy). "CellCharter" aggregates the components after Harmony over three layers of Delaunay neighbours. ARI is over
 all spots of the cohort, mean of three seeds of the clustering; "entropy" is that of sections inside domains, from 0 (a
 domain of one section) to 1 (as in the whole cohort).
 """
@@ -26,7 +25,6 @@ from pathlib import Path
 import anndata
 import numpy as np
 import pandas as pd
-import scanpy as sc
 from anndata import AnnData
 from sklearn.metrics import adjusted_rand_score
 
@@ -88,22 +86,6 @@ def aggregated(slides: list[AnnData], latent: list[np.ndarray]) -> list[np.ndarr
     return np.split(np.asarray(table.obsm["X_cellcharter"]), np.cumsum([s.n_obs for s in slides])[:-1])
 
 
-def scvi_latent(slides: list[AnnData]) -> list[np.ndarray]:
-    """Return the latent space of scVI, with the section as batch."""
-    import scvi
-
-    scvi.settings.seed = 0
-    joined = anndata.concat(slides, label="section", join="inner", index_unique="-")
-    joined.X = joined.X.astype(np.float32)
-    if joined.n_vars > 2000:
-        sc.pp.highly_variable_genes(joined, n_top_genes=2000, flavor="seurat_v3", batch_key="section", subset=True)
-    joined = joined[:, np.asarray(joined.X.sum(0)).ravel() > 0].copy()
-    scvi.model.SCVI.setup_anndata(joined, batch_key="section")
-    model = scvi.model.SCVI(joined, n_latent=10)
-    model.train(max_epochs=50, early_stopping=True, enable_progress_bar=False, accelerator="cpu")
-    return np.split(model.get_latent_representation(), np.cumsum([s.n_obs for s in slides])[:-1])
-
-
 def judge(slides: list[AnnData], key: str | None) -> dict[str, float]:
     """ARI and entropy of joint domains."""
     labels = pd.concat([slide.obs["domain"].astype(object) for slide in slides], ignore_index=True)
@@ -142,7 +124,6 @@ def main() -> None:
             "Harmony + 18 nearest": lambda: [near_means(v, s) for v, s in zip(pca, slides, strict=True)],  # noqa: B023
             "Harmony 20 + rings": lambda: [ring_means(v[:, :20], s) for v, s in zip(pca, slides, strict=True)],  # noqa: B023
             "CellCharter, Harmony": lambda: aggregated(slides, pca),  # noqa: B023
-            "CellCharter, scVI": lambda: aggregated(slides, scvi_latent(slides)),  # noqa: B023
         }
         for method, way in ways.items():
             found = way()
