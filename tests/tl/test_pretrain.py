@@ -218,12 +218,13 @@ def test_groups_with_two_labels_have_names(make_slide):
     model = stimg.tl.pretrain(patches, CONFIG, max_steps=1)
     assert model.card["label_groups"] == ["b"]
     state = weights(model)
-    assert state["label_profile"].shape == (1, len(model.genes))
-    assert state["label_weight"].shape == (6, 64)
-    assert state["label_bias"][-1] == -1000  # never given
-    assert (state["label_bias"][:-1] > -100).all()
+    assert state["label_profile"].shape == (2, 1, len(model.genes))
+    assert state["label_weight"].shape == (2, 6, 64)
+    assert (state["label_bias"][:, -1] == -1000).all()  # never given
+    assert (state["label_bias"][:, :-1] > -100).all()
     known = np.isin(model.genes, np.union1d(patches.slides[0].genes, patches.slides[3].genes))
-    np.testing.assert_array_equal(state["label_profile"][0].numpy() >= 0, known)
+    for profile in state["label_profile"].numpy():
+        np.testing.assert_array_equal(profile[0] >= 0, known)
 
 
 def test_groups_that_cannot_be_told_apart_are_refused_with_labels(make_slide):
