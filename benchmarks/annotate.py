@@ -2,6 +2,7 @@
 
     STIMG_DATA_DIR=../shared/data python benchmarks/annotate.py held_out benchmarks/weights/tiny-judged.safetensors
     STIMG_DATA_DIR=../shared/data python benchmarks/annotate.py foreign benchmarks/weights/tiny-judged.safetensors
+    STIMG_DATA_DIR=../shared/data python benchmarks/annotate.py crops benchmarks/weights/tiny-validation.safetensors
     STIMG_DATA_DIR=../shared/data python benchmarks/annotate.py cohorts benchmarks/weights/tiny-unlabelled.safetensors
 
 Each part keeps its rows in `benchmarks/results/annotate.json`, and all are written to `annotate.md`.
@@ -16,6 +17,10 @@ named by default, and its confidence is low on purpose, even where guesses are r
 
 **Foreign tissue.** The same weights on all slides of tissues that they have no labels of, with the correlation of mean
 expression by which the tissue is recognised, and the share of spots that get a name (confidence above 0.5).
+
+**Crops.** Parts of section 151674, cut to some of its layers, are named by weights that learned the labels of 151673
+("stimg"), from 151673 as `reference`, and by k-NN on `X_stimg`. That a section is also scaled by the labelled ones was
+chosen on these crops and on whole sections of the validation split.
 
 **Cohorts.** Every labelled section is named from each other one of its data set. The weights were trained without any
 labels (`train.py judged --label-loss 0`). "stimg, reference" is `annotate(reference=...)`; "stimg, trained on it" is
@@ -154,6 +159,21 @@ def foreign(model: Model) -> Iterator[dict]:
         }
 
 
+def crops(model: Model) -> Iterator[dict]:
+    """Name parts of a section from another one."""
+    whole, known = (anndata.read_h5ad(Path(os.environ["STIMG_DATA_DIR"]) / f"dlpfc/{n}.h5ad") for n in (151674, 151673))
+    stimg.pp.to_lattice(known)
+    stimg.tl.embed(known, model)
+    for layers in (list(whole.obs["domain"].cat.categories), ["L1", "L2", "L3"], ["L6", "WM"], ["L3"], ["WM"]):
+        slide = whole[whole.obs["domain"].isin(layers)].copy()
+        stimg.pp.to_lattice(slide)
+        stimg.tl.embed(slide, model)
+        row = {"part": "crops", "slide": ", ".join(layers)}
+        yield row | {"method": "stimg"} | stimg_scores(slide, model)
+        yield row | {"method": "stimg, reference"} | stimg_scores(slide, model, reference=known, label_key="domain")
+        yield row | {"method": "k-NN, X_stimg"} | carried(slide, [known], "X_stimg")
+
+
 def entries() -> list[dict]:
     """Return the entries of the split."""
     return tomllib.loads((HERE / "pretrain" / "slides.toml").read_text())["slide"]
@@ -232,13 +252,15 @@ def cohorts(model: Model) -> Iterator[dict]:
 def main() -> None:
     """Run a part, keep its rows, and write all tables."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("part", choices=("held_out", "foreign", "cohorts"))
+    parser.add_argument("part", choices=("held_out", "foreign", "crops", "cohorts"))
     parser.add_argument("weights", type=Path)
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     rows = []
-    for row in {"held_out": held_out, "foreign": foreign, "cohorts": cohorts}[args.part](Model.load(args.weights)):
+    for row in {"held_out": held_out, "foreign": foreign, "crops": crops, "cohorts": cohorts}[args.part](
+        Model.load(args.weights)
+    ):
         rows.append(row | {"weights": args.weights.name})
         print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
     rows = [row for row in kept if row["part"] != args.part] + rows
@@ -250,7 +272,7 @@ def write(rows: pd.DataFrame) -> None:
     """Write the tables of all parts."""
     text = f"# Names of regions\n\n{__doc__.split(chr(10), 2)[2]}\n(stimg {stimg.__version__})\n"
     sections = text.split("\n**")
-    tables = dict.fromkeys(("held_out", "foreign", "cohorts"), "")
+    tables = dict.fromkeys(("held_out", "foreign", "crops", "cohorts"), "")
     for part, own in rows.groupby("part"):
         own = own.dropna(axis=1, how="all").drop(columns=["part", "weights"])
         if part == "held_out":
@@ -262,7 +284,7 @@ def write(rows: pd.DataFrame) -> None:
             own = pd.concat([own, *means])
         elif part == "foreign":
             own = pd.concat([own, own.mean(numeric_only=True).to_frame().T.assign(slide="mean")])
-        else:
+        elif part == "cohorts":
             own = own.groupby(["cohort", "method"], sort=False).mean(numeric_only=True).reset_index()
             mean = own.groupby("method", sort=False).mean(numeric_only=True).reset_index().assign(cohort="mean")
             own = pd.concat([own, mean])

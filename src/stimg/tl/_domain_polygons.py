@@ -74,10 +74,10 @@ def domain_polygons(
 
     Notes
     -----
-    Of several observations in one place, the first counts. Where coordinates are free, tissue is what lies within half
-    a pitch of an observation, and gaps that are at most three pitches wide; wider ones are holes. The pitch is one over
-    the root of the median density. To store the result of a
-    `SpatialData` on disk, call `sdata.write_element(key_added)`; to draw it, use `spatialdata-plot`:
+    If several observations share a place, the first one counts. Where coordinates are free, tissue is what lies within
+    half a pitch of an observation, and gaps that are at most three pitches wide; wider ones are holes. The pitch is one
+    over the root of the median density. To store the result of a `SpatialData` on disk, call
+    `sdata.write_element(key_added)`; to draw it, use `spatialdata-plot`:
     `sdata.pl.render_shapes(key_added, color="domain").pl.show()`.
 
     Examples
